@@ -1,0 +1,2 @@
+//! The sango command.
+fn main() {}

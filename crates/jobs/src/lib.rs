@@ -1,0 +1,1 @@
+//! Jobs, events, the queue and the worker that runs models.

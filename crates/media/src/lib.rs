@@ -1,0 +1,1 @@
+//! Images in and out of pixels, bounded against hostile input.

@@ -1,0 +1,1 @@
+//! aMUSEd and the parts it shares: CLIP text encoder, VQ decoder, schedulers.

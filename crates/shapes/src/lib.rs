@@ -1,0 +1,1 @@
+//! The procedural world of shapes: scenes, captions, splits and the oracle.

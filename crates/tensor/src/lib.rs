@@ -1,0 +1,1 @@
+//! Tensors, the op set on sango-kernels, and safetensors loading.

@@ -1,0 +1,2 @@
+//! Training commands.
+fn main() {}

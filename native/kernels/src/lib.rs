@@ -1,0 +1,1 @@
+//! C-ABI compute kernels: gemm, attention, convolution and norms.
