@@ -1,0 +1,48 @@
+# The commands a newcomer needs: `make demo` and `make test`. The rest are for people who change Sango.
+SHELL := /bin/bash
+CARGO ?= cargo
+# A newer Node fetched by scripts/setup, where the system's is too old, comes first.
+export PATH := $(CURDIR)/.cache/node/node_modules/node/bin:$(PATH)
+
+.PHONY: demo build web test lint test-rust test-train test-web test-browser bench bench-kernels parity-real train-amused
+
+demo: build ## build Sango and open the studio page
+	target/release/sango serve --open
+
+build: web
+	$(CARGO) build --release -p sango
+
+web: web/dist/index.html
+
+web/dist/index.html: web/package-lock.json $(shell find web/src web/index.html web/public -type f 2>/dev/null)
+	@scripts/setup demo
+	cd web && npm ci --silent --no-audit --no-fund && npm run --silent build
+
+test: ## every check that runs without a GPU; installs what it needs on Debian and Ubuntu
+	@scripts/setup test
+	$(MAKE) lint test-rust test-web test-browser test-train
+
+lint: web
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --all-targets -- -D warnings
+
+test-rust: build
+	$(CARGO) test --release
+
+test-web: web
+	cd web && npm run --silent check && npm test --silent
+
+test-browser: build
+	cd tests/browser && npm ci --silent --no-audit --no-fund && npm test --silent
+
+# sango-train alone needs libtorch, which scripts/libtorch unpacks from PyPI's wheels into .cache/.
+test-train:
+	LIBTORCH=$$(scripts/libtorch) $(CARGO) clippy --release -p sango-train --all-targets -- -D warnings
+	LIBTORCH=$$(scripts/libtorch) $(CARGO) test --release -p sango-train
+
+bench: build bench-kernels ## figures of docs/benchmarks.md: kernels against torch, sango against diffusers
+	bench/run
+
+train-amused: ## train the shipped text-to-image model from nothing (hours)
+	@scripts/setup train
+	LIBTORCH=$$(scripts/libtorch) $(CARGO) run --release -p sango-train -- amused all --out models/shapes/amused
