@@ -1,1 +1,24 @@
 //! Images in and out of pixels, bounded against hostile input.
+//!
+//! ```
+//! use sango_media::{Limits, RgbImage, encode_png, load_image_bytes, preview_png};
+//!
+//! let picture = RgbImage::from_pixel(64, 48, image::Rgb([200, 30, 30]));
+//! let png = encode_png(&picture, &[("prompt", "珊瑚")])?;
+//! assert_eq!(load_image_bytes(&png, &Limits::default())?, picture);
+//! assert!(preview_png(&picture, 16)?.len() < png.len());
+//! # Ok::<(), sango_media::MediaError>(())
+//! ```
+
+mod atomic;
+mod error;
+mod load;
+mod png_file;
+mod resize;
+
+pub use atomic::write_atomic;
+pub use error::MediaError;
+pub use image::{GrayImage, RgbImage};
+pub use load::{Limits, MediaFormat, Probe, load_image, load_image_bytes, load_mask_bytes, probe};
+pub use png_file::{encode_png, save_png};
+pub use resize::{Filter, fit_within, preview_png, resize, resize_mask};

@@ -1,0 +1,91 @@
+//! Files that are there whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::MediaError;
+
+/// Writes `bytes` to a temporary file beside `path`, syncs it and renames it over `path`, so that a reader, a crash or a
+/// full disk never leaves half a file there.
+///
+/// # Errors
+/// [`MediaError::DiskFull`] when there is no room, [`MediaError::Io`] otherwise (a missing folder, no permission).
+/// The temporary file is removed in both cases.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), MediaError> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let failed = |source| MediaError::from_write(path, bytes.len() as u64, source);
+    let Some(name) = path.file_name() else {
+        return Err(failed(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "this is not a file name",
+        )));
+    };
+    // Process id and counter: two writers of one path must not share a temporary file.
+    let mut temporary_name = std::ffi::OsString::from(".");
+    temporary_name.push(name);
+    temporary_name.push(format!(
+        ".{}.{}.part",
+        std::process::id(),
+        COUNTER.fetch_add(1, Ordering::Relaxed)
+    ));
+    let temporary = path.with_file_name(temporary_name);
+
+    let written = File::create(&temporary)
+        .and_then(|mut file| write_and_sync(&mut file, bytes))
+        .and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|source| {
+        // It may never have been created; the first error is the one that matters.
+        let _ = fs::remove_file(&temporary);
+        failed(source)
+    })
+}
+
+fn write_and_sync(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_a_file_and_leaves_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("picture.png");
+        write_atomic(&path, b"first").unwrap();
+        write_atomic(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nowhere/picture.png");
+        let error = write_atomic(&path, b"bytes").unwrap_err();
+        assert!(
+            matches!(&error, MediaError::Io { path: p, .. } if *p == path),
+            "{error}"
+        );
+        assert!(matches!(
+            write_atomic(Path::new("/"), b"bytes"),
+            Err(MediaError::Io { .. })
+        ));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_device_is_no_room() {
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let source = write_and_sync(&mut full, &[0; 8192]).unwrap_err();
+        let error = MediaError::from_write(Path::new("out.png"), 8192, source);
+        assert!(
+            matches!(error, MediaError::DiskFull { bytes: 8192, .. }),
+            "{error}"
+        );
+        assert!(error.to_string().contains("free some space"));
+    }
+}
