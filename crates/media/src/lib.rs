@@ -12,12 +12,14 @@
 
 mod atomic;
 mod error;
+mod gif_file;
 mod load;
 mod png_file;
 mod resize;
 
 pub use atomic::write_atomic;
 pub use error::MediaError;
+pub use gif_file::encode_gif;
 pub use image::{GrayImage, RgbImage};
 pub use load::{Limits, MediaFormat, Probe, load_image, load_image_bytes, load_mask_bytes, probe};
 pub use png_file::{encode_png, save_png};
