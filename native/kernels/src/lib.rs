@@ -1,1 +1,39 @@
 //! C-ABI compute kernels: gemm, attention, convolution and norms.
+//!
+//! Every operation exists once. The safe Rust functions in this crate and the `extern "C"` functions of
+//! `include/sango_kernels.h` check their arguments and then call the same implementation, which picks its instructions
+//! at run time ([`Isa`]): a scalar reference, AVX2 + FMA, AVX-512 (with and without bf16) and AMX.
+//!
+//! Activations are row-major f32, images are channels-last (`[n, h, w, c]`), and weights are packed once, in f32 or
+//! bf16, into panels that every instruction set reads ([`PackedWeights`]).
+//!
+//! ```
+//! use sango_kernels::{Epilogue, PackedWeights, Precision, gemm};
+//!
+//! // y = x · wᵀ for x [1, 2] and a PyTorch-style weight [out = 1, in = 2].
+//! let weights = PackedWeights::from_f32(&[3.0, 4.0], 1, 2, Precision::F32)?;
+//! let mut y = [0.0];
+//! gemm(&[1.0, 2.0], 1, &weights, &Epilogue::default(), &mut y)?;
+//! assert_eq!(y, [11.0]);
+//! # Ok::<(), sango_kernels::KernelError>(())
+//! ```
+
+mod activation;
+mod attention;
+mod conv2d;
+mod depthwise;
+mod error;
+pub mod ffi;
+mod gemm;
+mod isa;
+mod norm;
+pub mod pool;
+mod scratch;
+
+pub use activation::Activation;
+pub use attention::{AttentionMask, AttentionShape, Strides, attention};
+pub use conv2d::{Conv2dShape, PackedConv2d, conv2d};
+pub use error::KernelError;
+pub use gemm::{BLayout, Epilogue, PackedWeights, Precision, gemm, matmul};
+pub use isa::Isa;
+pub use norm::{group_norm, layer_norm, rms_norm};

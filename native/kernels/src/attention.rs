@@ -1,0 +1,318 @@
+//! Scaled dot-product attention with grouped queries: `softmax(scale · q kᵀ + mask) v`.
+
+use crate::KernelError;
+use crate::error::elements;
+use crate::pool::parallel_for;
+use crate::scratch::Shared;
+
+/// The largest head size.
+pub const MAX_HEAD_DIM: usize = 256;
+
+/// Distances in elements between batches, heads and positions; the elements of a head lie side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strides {
+    /// From one batch to the next.
+    pub batch: usize,
+    /// From one head to the next.
+    pub head: usize,
+    /// From one position to the next.
+    pub position: usize,
+}
+
+impl Strides {
+    /// `[batch, heads, positions, head_dim]`, as PyTorch's `scaled_dot_product_attention` takes it.
+    pub fn heads_first(heads: usize, positions: usize, head_dim: usize) -> Self {
+        Self {
+            batch: heads * positions * head_dim,
+            head: positions * head_dim,
+            position: head_dim,
+        }
+    }
+
+    /// `[batch, positions, heads, head_dim]`, what a linear projection writes.
+    pub fn positions_first(heads: usize, positions: usize, head_dim: usize) -> Self {
+        Self {
+            batch: heads * positions * head_dim,
+            head: head_dim,
+            position: heads * head_dim,
+        }
+    }
+}
+
+/// The shape of an attention call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Batches.
+    pub batch: usize,
+    /// Query heads, a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Query positions.
+    pub q_len: usize,
+    /// Key and value positions.
+    pub kv_len: usize,
+    /// Elements per head, at most 256.
+    pub head_dim: usize,
+    /// Layout of `q`.
+    pub q: Strides,
+    /// Layout of `k`.
+    pub k: Strides,
+    /// Layout of `v`.
+    pub v: Strides,
+    /// Layout of `out`.
+    pub out: Strides,
+}
+
+/// Which keys a query sees.
+#[derive(Debug, Clone, Copy)]
+pub enum AttentionMask<'a> {
+    /// All of them.
+    None,
+    /// Query `i` sees keys `0 ..= i + kv_len - q_len`: the last query sees everything, so a key-value cache just works.
+    Causal,
+    /// A number is added to every score; negative infinity hides a key.
+    Additive {
+        /// The numbers; row `i` of batch `b`, head `h` starts at `b · strides.batch + h · strides.head + i · strides.position`.
+        mask: &'a [f32],
+        /// Distances between those rows, 0 to broadcast.
+        strides: Strides,
+    },
+}
+
+/// Attention over f32 tensors. A query that sees no key yields zeros.
+///
+/// # Errors
+/// When heads are not a multiple of `kv_heads`, the head size is above 256, a causal call has more queries than keys, or a
+/// slice is shorter than its shape and strides reach.
+pub fn attention(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    shape: &AttentionShape,
+    scale: f32,
+    mask: AttentionMask<'_>,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let AttentionShape {
+        batch,
+        heads,
+        kv_heads,
+        q_len,
+        kv_len,
+        head_dim,
+        ..
+    } = *shape;
+    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+        return Err(KernelError::shape(
+            "heads",
+            format!("{heads} is not a multiple of kv_heads ({kv_heads})"),
+        ));
+    }
+    if head_dim > MAX_HEAD_DIM {
+        return Err(KernelError::shape(
+            "head_dim",
+            format!("{head_dim} is above {MAX_HEAD_DIM}"),
+        ));
+    }
+    if matches!(mask, AttentionMask::Causal) && q_len > kv_len {
+        return Err(KernelError::shape(
+            "q_len",
+            format!("causal attention of {q_len} queries over {kv_len} keys"),
+        ));
+    }
+    elements("scores", &[batch, heads, q_len, kv_len])?;
+    reach("q", q.len(), shape.q, (batch, heads, q_len, head_dim))?;
+    reach("k", k.len(), shape.k, (batch, kv_heads, kv_len, head_dim))?;
+    reach("v", v.len(), shape.v, (batch, kv_heads, kv_len, head_dim))?;
+    reach("out", out.len(), shape.out, (batch, heads, q_len, head_dim))?;
+    if let AttentionMask::Additive { mask, strides } = mask {
+        reach("mask", mask.len(), strides, (batch, heads, q_len, kv_len))?;
+    }
+
+    let out = Shared::new(out.as_mut_ptr());
+    parallel_for(batch * heads * q_len, &|task| {
+        let (b, h, i) = (task / (heads * q_len), task / q_len % heads, task % q_len);
+        let kv_head = h / (heads / kv_heads);
+        let at = |s: Strides, head: usize, position: usize| {
+            b * s.batch + head * s.head + position * s.position
+        };
+        let query = &q[at(shape.q, h, i)..][..head_dim];
+        let mut scores: Vec<f32> = (0..kv_len)
+            .map(|j| {
+                let key = &k[at(shape.k, kv_head, j)..][..head_dim];
+                let score = scale * query.iter().zip(key).map(|(q, k)| q * k).sum::<f32>();
+                match mask {
+                    AttentionMask::None => score,
+                    AttentionMask::Causal if j > i + kv_len - q_len => f32::NEG_INFINITY,
+                    AttentionMask::Causal => score,
+                    AttentionMask::Additive { mask, strides } => {
+                        score + mask[at(strides, h, i) + j]
+                    }
+                }
+            })
+            .collect();
+        softmax(&mut scores);
+        let mut sums = [0.0f32; MAX_HEAD_DIM];
+        for (j, &weight) in scores.iter().enumerate() {
+            let value = &v[at(shape.v, kv_head, j)..][..head_dim];
+            sums.iter_mut()
+                .zip(value)
+                .for_each(|(sum, v)| *sum += weight * v);
+        }
+        // SAFETY: the row was checked to lie in the output.
+        unsafe {
+            std::ptr::copy_nonoverlapping(sums.as_ptr(), out.add(at(shape.out, h, i)), head_dim)
+        };
+    });
+    Ok(())
+}
+
+fn softmax(scores: &mut [f32]) {
+    // `max` ignores NaN, so it has to be carried through the sum.
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = if max == f32::NEG_INFINITY { 0.0 } else { max };
+    scores.iter_mut().for_each(|s| *s = (*s - max).exp());
+    let sum: f32 = scores.iter().sum();
+    let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+    scores.iter_mut().for_each(|s| *s *= inverse);
+}
+
+/// Checks that the last element that shape and strides reach lies in the slice.
+fn reach(
+    what: &'static str,
+    len: usize,
+    strides: Strides,
+    (batch, heads, positions, width): (usize, usize, usize, usize),
+) -> Result<(), KernelError> {
+    if elements(what, &[batch, heads, positions, width])? == 0 {
+        return Ok(());
+    }
+    let end = [
+        (batch, strides.batch),
+        (heads, strides.head),
+        (positions, strides.position),
+    ]
+    .into_iter()
+    .try_fold(width, |end, (count, stride)| {
+        end.checked_add((count - 1).checked_mul(stride)?)
+    })
+    .ok_or(KernelError::Overflow(what))?;
+    if end <= len {
+        Ok(())
+    } else {
+        Err(KernelError::Length {
+            what,
+            expected: end,
+            found: len,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(q_len: usize, kv_len: usize) -> AttentionShape {
+        AttentionShape {
+            batch: 1,
+            heads: 2,
+            kv_heads: 1,
+            q_len,
+            kv_len,
+            head_dim: 1,
+            q: Strides::heads_first(2, q_len, 1),
+            k: Strides::heads_first(1, kv_len, 1),
+            v: Strides::heads_first(1, kv_len, 1),
+            out: Strides::positions_first(2, q_len, 1),
+        }
+    }
+
+    #[test]
+    fn grouped_causal_and_masked() {
+        let (q, k, v) = ([0.0, 0.0, 1.0, 1.0], [0.0, 3.0f32.ln()], [1.0, 5.0]);
+        let mut out = [0.0; 4];
+        attention(&q, &k, &v, &shape(2, 2), 1.0, AttentionMask::None, &mut out).unwrap();
+        assert_eq!(out.map(|x| (x * 1e4).round() / 1e4), [3.0, 4.0, 3.0, 4.0]);
+        attention(
+            &q,
+            &k,
+            &v,
+            &shape(2, 2),
+            1.0,
+            AttentionMask::Causal,
+            &mut out,
+        )
+        .unwrap();
+        assert_eq!(out.map(|x| (x * 1e4).round() / 1e4), [1.0, 1.0, 3.0, 4.0]);
+        let mask = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, f32::NEG_INFINITY];
+        let strides = Strides {
+            batch: 0,
+            head: 0,
+            position: 2,
+        };
+        attention(
+            &q,
+            &k,
+            &v,
+            &shape(2, 2),
+            1.0,
+            AttentionMask::Additive {
+                mask: &mask,
+                strides,
+            },
+            &mut out,
+        )
+        .unwrap();
+        assert_eq!(out, [5.0, 5.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn bad_shapes_are_errors() {
+        let data = [0.0; 4];
+        let call = |shape: &AttentionShape, mask| {
+            attention(&data, &data, &data, shape, 1.0, mask, &mut [0.0; 4])
+        };
+        assert!(
+            call(
+                &AttentionShape {
+                    kv_heads: 0,
+                    ..shape(2, 2)
+                },
+                AttentionMask::None
+            )
+            .is_err()
+        );
+        assert!(
+            call(
+                &AttentionShape {
+                    head_dim: 257,
+                    ..shape(2, 2)
+                },
+                AttentionMask::None
+            )
+            .is_err()
+        );
+        assert!(
+            call(
+                &AttentionShape {
+                    batch: 2,
+                    ..shape(2, 2)
+                },
+                AttentionMask::None
+            )
+            .is_err()
+        );
+        assert!(call(&shape(2, 1), AttentionMask::Causal).is_err());
+        assert_eq!(
+            call(
+                &AttentionShape {
+                    batch: usize::MAX,
+                    ..shape(2, 2)
+                },
+                AttentionMask::None
+            ),
+            Err(KernelError::Overflow("scores"))
+        );
+    }
+}

@@ -1,0 +1,344 @@
+//! 2-d convolution over channels-last images, as an implicit gemm: the micro-kernels read the image through a table of
+//! row pointers, so no unfolded copy of it is ever made.
+
+use crate::error::{elements, expect_len};
+use crate::gemm::driver::{self, Output};
+use crate::gemm::{Element, Finish, Layout, Matrix, PackedWeights, Precision, RowFormat, rows};
+use crate::scratch::{self, AlignedBytes};
+use crate::{Epilogue, KernelError, depthwise};
+
+/// The shape of a 2-d convolution. Images are `[n, h, w, c]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv2dShape {
+    /// Images.
+    pub n: usize,
+    /// Input height, before any upsampling.
+    pub h: usize,
+    /// Input width, before any upsampling.
+    pub w: usize,
+    /// Rows (and columns) from one window to the next.
+    pub stride: usize,
+    /// Zero padding: top, left, bottom, right.
+    pub pad: [usize; 4],
+    /// 1, or 2 to convolve the image enlarged twofold by nearest-neighbour interpolation without storing it.
+    pub upsample: usize,
+}
+
+impl Conv2dShape {
+    /// Stride 1, the same padding on every side, no upsampling.
+    pub fn new(n: usize, h: usize, w: usize, pad: usize) -> Self {
+        Self {
+            n,
+            h,
+            w,
+            stride: 1,
+            pad: [pad; 4],
+            upsample: 1,
+        }
+    }
+
+    /// Output height and width for a kernel of `kh · kw`.
+    ///
+    /// # Errors
+    /// When the kernel does not fit the padded image, a size overflows, or stride or upsampling is out of range.
+    pub fn output(&self, kh: usize, kw: usize) -> Result<(usize, usize), KernelError> {
+        if self.stride == 0 {
+            return Err(KernelError::shape("stride", "must be at least 1"));
+        }
+        if !(1..=2).contains(&self.upsample) {
+            return Err(KernelError::shape(
+                "upsample",
+                format!("must be 1 or 2, not {}", self.upsample),
+            ));
+        }
+        let size = |size: usize, before: usize, after: usize, kernel: usize| {
+            let padded = size
+                .checked_mul(self.upsample)
+                .and_then(|s| s.checked_add(before)?.checked_add(after));
+            let padded = padded
+                .filter(|&p| p < 1 << 40)
+                .ok_or(KernelError::Overflow("the padded image"))?;
+            let room = padded.checked_sub(kernel).ok_or_else(|| {
+                KernelError::shape(
+                    "pad",
+                    format!("a kernel of {kernel} does not fit the padded size {padded}"),
+                )
+            })?;
+            Ok(room / self.stride + 1)
+        };
+        let [top, left, bottom, right] = self.pad;
+        Ok((
+            size(self.h, top, bottom, kh)?,
+            size(self.w, left, right, kw)?,
+        ))
+    }
+}
+
+/// Convolution weights in the order the kernels read them.
+#[derive(Debug)]
+pub struct PackedConv2d {
+    pub(crate) kh: usize,
+    pub(crate) kw: usize,
+    pub(crate) weights: ConvWeights,
+}
+
+#[derive(Debug)]
+pub(crate) enum ConvWeights {
+    Dense(PackedWeights),
+    /// `[kh · kw, c]` f32.
+    Depthwise {
+        channels: usize,
+        taps: AlignedBytes,
+    },
+}
+
+impl PackedConv2d {
+    /// Packs PyTorch weights `[c_out, c_in / groups, kh, kw]`. `groups` is 1, or `c_in == c_out` for a depthwise
+    /// convolution (which keeps its few weights in f32 whatever the precision).
+    ///
+    /// # Errors
+    /// When `w` does not hold the elements of the shape, `groups` is something else, or memory is short.
+    pub fn from_f32(
+        w: &[f32],
+        (c_out, c_in, kh, kw): (usize, usize, usize, usize),
+        groups: usize,
+        precision: Precision,
+    ) -> Result<Self, KernelError> {
+        Self::from_elements(w, (c_out, c_in, kh, kw), groups, precision)
+    }
+
+    /// [`PackedConv2d::from_f32`] for bf16 weights.
+    ///
+    /// # Errors
+    /// As [`PackedConv2d::from_f32`].
+    pub fn from_bf16(
+        w: &[half::bf16],
+        (c_out, c_in, kh, kw): (usize, usize, usize, usize),
+        groups: usize,
+        precision: Precision,
+    ) -> Result<Self, KernelError> {
+        Self::from_elements(w, (c_out, c_in, kh, kw), groups, precision)
+    }
+
+    fn from_elements<T: Element>(
+        w: &[T],
+        (c_out, c_in, kh, kw): (usize, usize, usize, usize),
+        groups: usize,
+        precision: Precision,
+    ) -> Result<Self, KernelError> {
+        if kh == 0 || kw == 0 {
+            return Err(KernelError::shape("kernel", "must be at least 1 by 1"));
+        }
+        let taps = elements("w", &[kh, kw])?;
+        if groups == 1 {
+            expect_len("w", w.len(), &[c_out, c_in, kh, kw])?;
+            let layout = Layout {
+                n_stride: c_in * taps,
+                tap_stride: 1,
+                channel_stride: taps,
+            };
+            // SAFETY: the slice holds c_out · c_in · taps elements, laid out so.
+            let weights = unsafe {
+                PackedWeights::pack(w.as_ptr(), layout, c_out, taps, c_in, precision, false)?
+            };
+            return Ok(Self {
+                kh,
+                kw,
+                weights: ConvWeights::Dense(weights),
+            });
+        }
+        if groups != c_in || c_in != c_out {
+            let reason =
+                format!("must be 1 or equal c_in and c_out ({c_in}, {c_out}), not {groups}");
+            return Err(KernelError::shape("groups", reason));
+        }
+        expect_len("w", w.len(), &[c_out, kh, kw])?;
+        let mut packed = AlignedBytes::zeroed(w.len() * size_of::<f32>())?;
+        let dst = packed.as_mut_ptr::<f32>();
+        for (i, &value) in w.iter().enumerate() {
+            // SAFETY: the index is below taps · channels.
+            unsafe { *dst.add((i % taps) * c_out + i / taps) = value.f32() };
+        }
+        Ok(Self {
+            kh,
+            kw,
+            weights: ConvWeights::Depthwise {
+                channels: c_out,
+                taps: packed,
+            },
+        })
+    }
+
+    /// Input channels.
+    pub fn c_in(&self) -> usize {
+        match &self.weights {
+            ConvWeights::Dense(w) => w.channels,
+            ConvWeights::Depthwise { channels, .. } => *channels,
+        }
+    }
+
+    /// Output channels.
+    pub fn c_out(&self) -> usize {
+        match &self.weights {
+            ConvWeights::Dense(w) => w.n,
+            ConvWeights::Depthwise { channels, .. } => *channels,
+        }
+    }
+
+    /// Kernel height and width.
+    pub fn kernel(&self) -> (usize, usize) {
+        (self.kh, self.kw)
+    }
+
+    /// Memory held, in bytes.
+    pub fn bytes(&self) -> usize {
+        match &self.weights {
+            ConvWeights::Dense(w) => w.bytes(),
+            ConvWeights::Depthwise { taps, .. } => taps.len(),
+        }
+    }
+}
+
+/// `out = epilogue(conv2d(x, w))`: `x` is `[n, h, w, c_in]`, `out` and the epilogue's residual are
+/// `[n, out_h, out_w, c_out]` with [`Conv2dShape::output`].
+///
+/// # Errors
+/// When a slice does not have the size its shape asks for, the kernel does not fit, or scratch memory is short.
+pub fn conv2d(
+    x: &[f32],
+    shape: &Conv2dShape,
+    w: &PackedConv2d,
+    epilogue: &Epilogue<'_>,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let (out_h, out_w) = shape.output(w.kh, w.kw)?;
+    expect_len("x", x.len(), &[shape.n, shape.h, shape.w, w.c_in()])?;
+    expect_len("out", out.len(), &[shape.n, out_h, out_w, w.c_out()])?;
+    let pixels = elements("out", &[shape.n, out_h, out_w])?;
+    if let Some(bias) = epilogue.bias {
+        expect_len("bias", bias.len(), &[w.c_out()])?;
+    }
+    if let Some(residual) = epilogue.residual {
+        expect_len("residual", residual.len(), &[pixels, w.c_out()])?;
+    }
+    let finish = Finish {
+        bias: epilogue.bias.map(<[f32]>::as_ptr),
+        activation: epilogue.activation,
+        residual: epilogue
+            .residual
+            .map(|r| Matrix::f32(r.as_ptr(), pixels, w.c_out(), w.c_out())),
+    };
+    let input = Matrix::f32(x.as_ptr(), shape.n * shape.h * shape.w, w.c_in(), w.c_in());
+    // SAFETY: all lengths were checked just now.
+    unsafe {
+        run(
+            input,
+            shape,
+            w,
+            &finish,
+            Output::f32(out.as_mut_ptr(), w.c_out()),
+        )
+    }
+}
+
+/// The convolution behind every entry point. `input` has a row per pixel.
+///
+/// # Safety
+/// `input` is readable and `out` and `finish` are valid for every output pixel; `shape.output` has succeeded.
+pub(crate) unsafe fn run(
+    input: Matrix,
+    shape: &Conv2dShape,
+    w: &PackedConv2d,
+    finish: &Finish,
+    out: Output,
+) -> Result<(), KernelError> {
+    let (out_h, out_w) = shape.output(w.kh, w.kw)?;
+    let pixels = elements("out", &[shape.n, out_h, out_w])?;
+    if pixels == 0 || w.c_out() == 0 {
+        return Ok(());
+    }
+    let weights = match &w.weights {
+        ConvWeights::Dense(weights) => weights,
+        ConvWeights::Depthwise { taps, .. } => {
+            // SAFETY: passed on from the caller; the taps were packed for this many channels.
+            return unsafe {
+                depthwise::run(input, shape, (w.kh, w.kw), taps.as_ptr(), finish, out)
+            };
+        }
+    };
+    let kernel = driver::kernel(weights.precision, pixels);
+    let in_place = kernel.rows == RowFormat::F32 && input.dtype == rows::Dtype::F32;
+    let zero_bytes = rows::row_bytes(kernel.rows, weights.channels);
+    let convolve = |base: *const u8, pixel_bytes: usize| {
+        scratch::with(zero_bytes, |zeros| {
+            // SAFETY: the scratch has that many bytes.
+            unsafe { zeros.write_bytes(0, zero_bytes) };
+            let rows = Windows {
+                base,
+                pixel_bytes,
+                zeros,
+                shape: *shape,
+                kw: w.kw,
+                out_h,
+                out_w,
+            };
+            // SAFETY: passed on from the caller; Windows only names pixels of the image and the zero row.
+            unsafe { driver::run(&kernel, weights, pixels, &rows, finish, out) }
+        })?
+    };
+    if in_place {
+        return convolve(input.ptr, input.stride * 4);
+    }
+    // SAFETY: passed on from the caller.
+    unsafe { rows::with_converted(&input, kernel.rows, convolve)? }
+}
+
+/// Row pointers of a convolution: for an output pixel and a tap, the input pixel under it, or zeros outside the image.
+struct Windows {
+    base: *const u8,
+    pixel_bytes: usize,
+    zeros: *const u8,
+    shape: Conv2dShape,
+    kw: usize,
+    out_h: usize,
+    out_w: usize,
+}
+
+// SAFETY: only read.
+unsafe impl Sync for Windows {}
+
+impl rows::Rows for Windows {
+    fn fill(&self, first: usize, tap: usize, out: &mut [*const u8]) {
+        let Conv2dShape {
+            h,
+            w,
+            stride,
+            pad: [top, left, ..],
+            upsample,
+            ..
+        } = self.shape;
+        let (ky, kx) = (tap / self.kw, tap % self.kw);
+        let (mut ox, rest) = (first % self.out_w, first / self.out_w);
+        let (mut oy, mut image) = (rest % self.out_h, rest / self.out_h);
+        for pointer in out {
+            // Above and left of the image these wrap around to huge numbers, which are outside too.
+            let y = (oy * stride + ky).wrapping_sub(top);
+            let x = (ox * stride + kx).wrapping_sub(left);
+            *pointer = if y < h * upsample && x < w * upsample {
+                let pixel = (image * h + y / upsample) * w + x / upsample;
+                self.base.wrapping_add(pixel * self.pixel_bytes)
+            } else {
+                self.zeros
+            };
+            ox += 1;
+            if ox == self.out_w {
+                ox = 0;
+                oy += 1;
+                if oy == self.out_h {
+                    oy = 0;
+                    image += 1;
+                }
+            }
+        }
+    }
+}

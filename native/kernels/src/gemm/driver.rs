@@ -1,0 +1,302 @@
+//! The blocked loop that every product and convolution runs through.
+//!
+//! A task owns some rows of the output and some panels of the weights. It walks the panels; for each panel it walks blocks
+//! of the reduction that fit in the L1 cache, and for each block the row tiles, adding into a scratch tile of f32 sums that
+//! the epilogue finally turns into output.
+
+use std::ops::Range;
+
+use half::bf16;
+
+use crate::pool::{num_threads, parallel_for};
+use crate::{Isa, KernelError, scratch};
+
+use super::epilogue::{self, Finish};
+use super::rows::{Dtype, RowFormat, Rows};
+use super::{PANEL, PackedWeights, Precision, row_format, scalar};
+
+/// What a micro-kernel multiplies: some rows of A by one block of a panel.
+pub(crate) struct Tile<'a> {
+    /// Row pointers, `[tap][row]` with `row_stride` entries per tap.
+    pub rows: *const *const u8,
+    pub row_stride: usize,
+    /// Live rows, at most the kernel's `tile_rows`.
+    pub live: usize,
+    /// The panel, and the bytes of one tap of it.
+    pub panel: *const u8,
+    pub tap_bytes: usize,
+    /// The block: all taps of `taps`, channels `channels` of each.
+    pub block: &'a Block,
+    /// `[live][32]` sums.
+    pub sums: *mut f32,
+    /// Whether to add to `sums` or to overwrite them.
+    pub accumulate: bool,
+}
+
+/// A part of the reduction: either several whole taps or some channels of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub taps: Range<usize>,
+    pub channels: Range<usize>,
+}
+
+/// A micro-kernel and what it expects.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel {
+    pub tile_rows: usize,
+    /// Channels (times taps) that one block should have at most; a multiple of 32.
+    pub block: usize,
+    pub rows: RowFormat,
+    pub isa: Isa,
+    /// # Safety
+    /// The CPU has the kernel's instructions and everything the tile names exists.
+    pub multiply: unsafe fn(&Tile<'_>),
+}
+
+/// Where the output goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    pub ptr: *mut u8,
+    pub dtype: Dtype,
+    /// Elements from one row to the next.
+    pub stride: usize,
+}
+
+// SAFETY: tasks write disjoint parts.
+unsafe impl Sync for Output {}
+
+impl Output {
+    pub(crate) fn f32(ptr: *mut f32, stride: usize) -> Self {
+        Self {
+            ptr: ptr.cast(),
+            dtype: Dtype::F32,
+            stride,
+        }
+    }
+
+    pub(crate) fn bf16(ptr: *mut bf16, stride: usize) -> Self {
+        Self {
+            ptr: ptr.cast(),
+            dtype: Dtype::Bf16,
+            stride,
+        }
+    }
+}
+
+/// The micro-kernel for weights of this precision and this many rows, on the active instruction set.
+pub(crate) fn kernel(precision: Precision, _rows: usize) -> Kernel {
+    let multiply = match precision {
+        Precision::F32 => scalar::multiply_f32,
+        Precision::Bf16 => scalar::multiply_bf16,
+    };
+    Kernel {
+        tile_rows: 8,
+        block: 256,
+        rows: row_format(Isa::Scalar, precision),
+        isa: Isa::Scalar,
+        multiply,
+    }
+}
+
+/// Entries of the row-pointer table of one task: 32 KiB, half of a small L1 cache... kept in L2.
+const TABLE: usize = 4096;
+
+/// Computes `m` rows of output.
+///
+/// # Safety
+/// `rows` yields readable rows in the kernel's format, `out` and `finish` are valid for `m` rows.
+pub(crate) unsafe fn run(
+    kernel: &Kernel,
+    w: &PackedWeights,
+    m: usize,
+    rows: &dyn Rows,
+    finish: &Finish,
+    out: Output,
+) -> Result<(), KernelError> {
+    let plan = Plan::new(kernel, w, m);
+    let blocks = blocks(w.taps, w.channels, kernel.block);
+    let failed = std::sync::Mutex::new(None);
+    parallel_for(plan.tasks(), &|task| {
+        let table_bytes = w.taps * plan.task_rows * size_of::<*const u8>();
+        let sums_bytes = plan.task_rows * PANEL * size_of::<f32>();
+        let result = scratch::with(table_bytes.next_multiple_of(64) + sums_bytes, |memory| {
+            let sums = memory
+                .wrapping_add(table_bytes.next_multiple_of(64))
+                .cast::<f32>();
+            // SAFETY: the scratch holds the table and the sums; the caller vouches for the rest.
+            unsafe {
+                run_task(
+                    kernel,
+                    w,
+                    &plan,
+                    &blocks,
+                    task,
+                    rows,
+                    finish,
+                    out,
+                    memory.cast(),
+                    sums,
+                )
+            }
+        });
+        if let Err(error) = result {
+            *failed
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
+        }
+    });
+    match failed
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// How the output is cut into tasks.
+struct Plan {
+    m: usize,
+    panels: usize,
+    task_rows: usize,
+    task_panels: usize,
+}
+
+impl Plan {
+    fn new(kernel: &Kernel, w: &PackedWeights, m: usize) -> Self {
+        let panels = w.panels();
+        let most = (TABLE / w.taps / kernel.tile_rows).max(1) * kernel.tile_rows;
+        let task_rows = m.next_multiple_of(kernel.tile_rows).min(most.min(512));
+        // Several tasks per thread even out the load; weights are read once per row chunk, so cut along panels first.
+        let wanted = 4 * num_threads();
+        let row_chunks = m.div_ceil(task_rows);
+        let task_panels = panels.div_ceil(wanted.div_ceil(row_chunks)).max(1);
+        Self {
+            m,
+            panels,
+            task_rows,
+            task_panels,
+        }
+    }
+
+    fn tasks(&self) -> usize {
+        self.m.div_ceil(self.task_rows) * self.panels.div_ceil(self.task_panels)
+    }
+}
+
+/// # Safety
+/// As [`run`]; `table` holds `taps · task_rows` pointers and `sums` `task_rows · 32` values.
+#[allow(clippy::too_many_arguments)]
+unsafe fn run_task(
+    kernel: &Kernel,
+    w: &PackedWeights,
+    plan: &Plan,
+    blocks: &[Block],
+    task: usize,
+    rows: &dyn Rows,
+    finish: &Finish,
+    out: Output,
+    table: *mut *const u8,
+    sums: *mut f32,
+) {
+    let chunks = plan.m.div_ceil(plan.task_rows);
+    let first_row = (task % chunks) * plan.task_rows;
+    let live_rows = plan.task_rows.min(plan.m - first_row);
+    let first_panel = (task / chunks) * plan.task_panels;
+    // SAFETY: the table has that many entries.
+    let pointers = unsafe { std::slice::from_raw_parts_mut(table, w.taps * plan.task_rows) };
+    for (tap, pointers) in pointers.chunks_exact_mut(plan.task_rows).enumerate() {
+        rows.fill(first_row, tap, &mut pointers[..live_rows]);
+    }
+    for panel in first_panel..(first_panel + plan.task_panels).min(plan.panels) {
+        for (i, block) in blocks.iter().enumerate() {
+            for row in (0..live_rows).step_by(kernel.tile_rows) {
+                let tile = Tile {
+                    // SAFETY: row < live_rows <= task_rows.
+                    rows: unsafe { table.add(row) },
+                    row_stride: plan.task_rows,
+                    live: kernel.tile_rows.min(live_rows - row),
+                    panel: w.panel(panel),
+                    tap_bytes: w.tap_bytes(),
+                    block,
+                    // SAFETY: the sums have task_rows rows.
+                    sums: unsafe { sums.add(row * PANEL) },
+                    accumulate: i > 0,
+                };
+                // SAFETY: every row pointer of the tile is filled in; the kernel matches the CPU.
+                unsafe { (kernel.multiply)(&tile) };
+            }
+        }
+        // SAFETY: the panel's columns and these rows exist in the output.
+        unsafe {
+            epilogue::store(
+                kernel.isa, w, panel, first_row, live_rows, sums, finish, out,
+            )
+        };
+    }
+}
+
+/// Cuts the reduction into blocks of at most `limit` channels.
+fn blocks(taps: usize, channels: usize, limit: usize) -> Vec<Block> {
+    if taps * channels == 0 {
+        return vec![Block {
+            taps: 0..0,
+            channels: 0..0,
+        }];
+    }
+    if channels > limit {
+        let parts = channels.div_ceil(limit);
+        let size = channels.div_ceil(parts).next_multiple_of(PANEL);
+        return (0..taps)
+            .flat_map(|tap| {
+                (0..channels).step_by(size).map(move |c| Block {
+                    taps: tap..tap + 1,
+                    channels: c..(c + size).min(channels),
+                })
+            })
+            .collect();
+    }
+    let group = (limit / channels).clamp(1, taps);
+    (0..taps)
+        .step_by(group)
+        .map(|tap| Block {
+            taps: tap..(tap + group).min(taps),
+            channels: 0..channels,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_cover_the_reduction_once() {
+        for (taps, channels) in [
+            (1, 1),
+            (1, 1000),
+            (9, 3),
+            (9, 128),
+            (9, 768),
+            (1, 256),
+            (4, 257),
+            (0, 5),
+            (3, 0),
+        ] {
+            let mut seen = vec![0; taps * channels];
+            let blocks = blocks(taps, channels, 256);
+            for block in &blocks {
+                assert!(block.taps.len() * block.channels.len() <= 256);
+                assert!(block.channels.start % 32 == 0);
+                for tap in block.taps.clone() {
+                    block
+                        .channels
+                        .clone()
+                        .for_each(|c| seen[tap * channels + c] += 1);
+                }
+            }
+            assert!(seen.iter().all(|&n| n == 1), "{taps} {channels} {blocks:?}");
+            assert!(!blocks.is_empty());
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Matrix products with packed weights: `out = epilogue(a · wᵀ)`.
+
+pub(crate) mod driver;
+mod epilogue;
+mod pack;
+pub(crate) mod rows;
+mod scalar;
+
+use crate::error::{elements, expect_len};
+use crate::{Activation, KernelError};
+
+pub(crate) use driver::Output;
+pub(crate) use epilogue::Finish;
+pub(crate) use pack::{Element, Layout, PANEL, row_format};
+pub use pack::{PackedWeights, Precision};
+pub(crate) use rows::{Matrix, RowFormat};
+
+/// What happens to a product before it is stored: `activation(product + bias) + residual`; for gated weights
+/// `value · activation(gate) + residual`, with the bias added to both halves first.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// One value per weight row (`n`).
+    pub bias: Option<&'a [f32]>,
+    /// Applied after the bias (to the gate only, for gated weights).
+    pub activation: Activation,
+    /// Row-major `[m, out_columns]`, added last.
+    pub residual: Option<&'a [f32]>,
+}
+
+/// How the right-hand matrix of [`matmul`] lies in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum BLayout {
+    /// `[k, n]`: `out = a · b`.
+    KN = 0,
+    /// `[n, k]`: `out = a · bᵀ`.
+    NK = 1,
+}
+
+/// `out = epilogue(a · wᵀ)`: `a` is row-major `[m, k]`, `out` row-major `[m, w.out_columns()]`.
+///
+/// A NaN in `a` or `w` reaches every output it takes part in. Denormals are treated as zero.
+///
+/// # Errors
+/// When a slice does not have the size its shape asks for, or scratch memory is short.
+pub fn gemm(
+    a: &[f32],
+    m: usize,
+    w: &PackedWeights,
+    epilogue: &Epilogue<'_>,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let columns = w.out_columns();
+    if w.taps != 1 {
+        return Err(KernelError::shape(
+            "w",
+            "these weights were packed for a convolution",
+        ));
+    }
+    expect_len("a", a.len(), &[m, w.k()])?;
+    expect_len("out", out.len(), &[m, columns])?;
+    let finish = epilogue.checked(m, w)?;
+    let a = Matrix::f32(a.as_ptr(), m, w.k(), w.k());
+    // SAFETY: all lengths were checked just now.
+    unsafe { run(a, w, &finish, Output::f32(out.as_mut_ptr(), columns)) }
+}
+
+/// `out = a · b` or `a · bᵀ` for two row-major f32 activations: `a` is `[m, k]`, `out` is `[m, n]`.
+///
+/// # Errors
+/// As [`gemm`].
+pub fn matmul(
+    a: &[f32],
+    b: &[f32],
+    b_layout: BLayout,
+    (m, n, k): (usize, usize, usize),
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    expect_len("b", b.len(), &[n, k])?;
+    let layout = match b_layout {
+        BLayout::KN => Layout {
+            n_stride: 1,
+            tap_stride: 0,
+            channel_stride: n,
+        },
+        BLayout::NK => Layout {
+            n_stride: k,
+            tap_stride: 0,
+            channel_stride: 1,
+        },
+    };
+    // SAFETY: the slice holds n · k elements, laid out so.
+    let packed =
+        unsafe { PackedWeights::pack(b.as_ptr(), layout, n, 1, k, Precision::F32, false)? };
+    gemm(a, m, &packed, &Epilogue::default(), out)
+}
+
+/// The product behind every entry point.
+///
+/// # Safety
+/// `a` is readable, `out` writable and `finish` readable for `a.rows` rows of the weights' shape.
+pub(crate) unsafe fn run(
+    a: Matrix,
+    w: &PackedWeights,
+    finish: &Finish,
+    out: Output,
+) -> Result<(), KernelError> {
+    if a.rows == 0 || w.out_columns() == 0 {
+        return Ok(());
+    }
+    let kernel = driver::kernel(w.precision, a.rows);
+    // SAFETY: passed on from the caller.
+    unsafe {
+        rows::with_matrix_rows(&a, kernel.rows, |rows| {
+            driver::run(&kernel, w, a.rows, rows, finish, out)
+        })?
+    }
+}
+
+impl Epilogue<'_> {
+    pub(crate) fn checked(&self, m: usize, w: &PackedWeights) -> Result<Finish, KernelError> {
+        let columns = w.out_columns();
+        elements("out", &[m, columns])?;
+        if let Some(bias) = self.bias {
+            expect_len("bias", bias.len(), &[w.n])?;
+        }
+        if let Some(residual) = self.residual {
+            expect_len("residual", residual.len(), &[m, columns])?;
+        }
+        Ok(Finish {
+            bias: self.bias.map(<[f32]>::as_ptr),
+            activation: self.activation,
+            residual: self
+                .residual
+                .map(|r| Matrix::f32(r.as_ptr(), m, columns, columns)),
+        })
+    }
+}

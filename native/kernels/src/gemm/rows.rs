@@ -1,0 +1,196 @@
+//! Rows of activations as the micro-kernels read them: a pointer per row (and per tap, for a convolution).
+
+use half::bf16;
+
+use crate::KernelError;
+use crate::pool::parallel_for;
+use crate::scratch::{self, Shared};
+
+use super::PANEL;
+
+/// What a row pointer points to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowFormat {
+    /// f32, wherever the caller has it.
+    F32,
+    /// f32 rounded to bf16, in scratch.
+    RoundedF32,
+    /// bf16 in scratch, padded with zeros to a multiple of 32.
+    Bf16,
+}
+
+/// Number format of a matrix in the caller's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dtype {
+    F32,
+    Bf16,
+}
+
+/// A row-major matrix in the caller's memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix {
+    pub ptr: *const u8,
+    pub dtype: Dtype,
+    pub rows: usize,
+    pub columns: usize,
+    /// Elements from one row to the next.
+    pub stride: usize,
+}
+
+// SAFETY: a Matrix is only read, by kernels whose caller vouches for the memory.
+unsafe impl Send for Matrix {}
+// SAFETY: as above.
+unsafe impl Sync for Matrix {}
+
+impl Matrix {
+    pub(crate) fn f32(ptr: *const f32, rows: usize, columns: usize, stride: usize) -> Self {
+        Self {
+            ptr: ptr.cast(),
+            dtype: Dtype::F32,
+            rows,
+            columns,
+            stride,
+        }
+    }
+
+    pub(crate) fn bf16(ptr: *const bf16, rows: usize, columns: usize, stride: usize) -> Self {
+        Self {
+            ptr: ptr.cast(),
+            dtype: Dtype::Bf16,
+            rows,
+            columns,
+            stride,
+        }
+    }
+
+    /// # Safety
+    /// `row` must exist.
+    unsafe fn row(&self, row: usize) -> *const u8 {
+        let bytes = if self.dtype == Dtype::F32 { 4 } else { 2 };
+        // SAFETY: the row exists.
+        unsafe { self.ptr.add(row * self.stride * bytes) }
+    }
+
+    /// # Safety
+    /// The element must exist.
+    pub(crate) unsafe fn at(&self, row: usize, column: usize) -> f32 {
+        // SAFETY: the element exists.
+        unsafe {
+            match self.dtype {
+                Dtype::F32 => *self.row(row).cast::<f32>().add(column),
+                Dtype::Bf16 => (*self.row(row).cast::<bf16>().add(column)).to_f32(),
+            }
+        }
+    }
+}
+
+/// Tells the driver where rows are.
+pub(crate) trait Rows: Sync {
+    /// Writes the address of rows `first ..` of `tap`, one per element of `out`.
+    fn fill(&self, first: usize, tap: usize, out: &mut [*const u8]);
+}
+
+/// Rows at a fixed distance, one tap.
+#[derive(Clone, Copy)]
+pub(crate) struct Strided {
+    base: *const u8,
+    stride_bytes: usize,
+}
+
+// SAFETY: only read.
+unsafe impl Sync for Strided {}
+
+impl Rows for Strided {
+    fn fill(&self, first: usize, _tap: usize, out: &mut [*const u8]) {
+        for (i, pointer) in out.iter_mut().enumerate() {
+            *pointer = self.base.wrapping_add((first + i) * self.stride_bytes);
+        }
+    }
+}
+
+/// Calls `f` with the matrix's rows in the format wanted, converted in scratch memory when they are not so already.
+///
+/// # Safety
+/// The matrix must be readable.
+pub(crate) unsafe fn with_matrix_rows<R>(
+    a: &Matrix,
+    format: RowFormat,
+    f: impl FnOnce(&Strided) -> R,
+) -> Result<R, KernelError> {
+    if format == RowFormat::F32 && a.dtype == Dtype::F32 {
+        return Ok(f(&Strided {
+            base: a.ptr,
+            stride_bytes: a.stride * 4,
+        }));
+    }
+    // SAFETY: passed on from the caller.
+    unsafe {
+        with_converted(a, format, |base, stride_bytes| {
+            f(&Strided { base, stride_bytes })
+        })
+    }
+}
+
+/// Bytes of one row of `channels` in a format.
+pub(crate) fn row_bytes(format: RowFormat, channels: usize) -> usize {
+    match format {
+        RowFormat::F32 | RowFormat::RoundedF32 => channels * 4,
+        RowFormat::Bf16 => channels.next_multiple_of(PANEL) * 2,
+    }
+}
+
+/// Calls `f` with a contiguous copy of the matrix in scratch memory and its row size in bytes.
+///
+/// # Safety
+/// The matrix must be readable.
+pub(crate) unsafe fn with_converted<R>(
+    a: &Matrix,
+    format: RowFormat,
+    f: impl FnOnce(*const u8, usize) -> R,
+) -> Result<R, KernelError> {
+    let row_bytes = row_bytes(format, a.columns);
+    let total = row_bytes
+        .checked_mul(a.rows)
+        .ok_or(KernelError::Overflow("a"))?;
+    scratch::with(total, |buffer| {
+        let shared = Shared::new(buffer);
+        let chunk = (32 * 1024 / row_bytes.max(1)).max(1);
+        parallel_for(a.rows.div_ceil(chunk), &|task| {
+            for row in task * chunk..((task + 1) * chunk).min(a.rows) {
+                // SAFETY: the row exists in both.
+                unsafe { convert_row(a, row, format, shared.add(row * row_bytes)) };
+            }
+        });
+        f(buffer, row_bytes)
+    })
+}
+
+/// # Safety
+/// The row exists, `dst` has room for it in `format`.
+unsafe fn convert_row(a: &Matrix, row: usize, format: RowFormat, dst: *mut u8) {
+    let columns = a.columns;
+    // SAFETY: the caller vouches for both rows.
+    unsafe {
+        match format {
+            RowFormat::F32 => {
+                for c in 0..columns {
+                    *dst.cast::<f32>().add(c) = a.at(row, c);
+                }
+            }
+            RowFormat::RoundedF32 => {
+                for c in 0..columns {
+                    *dst.cast::<f32>().add(c) = bf16::from_f32(a.at(row, c)).to_f32();
+                }
+            }
+            RowFormat::Bf16 => {
+                let dst = dst.cast::<bf16>();
+                for c in 0..columns {
+                    *dst.add(c) = bf16::from_f32(a.at(row, c));
+                }
+                for c in columns..columns.next_multiple_of(PANEL) {
+                    *dst.add(c) = bf16::ZERO;
+                }
+            }
+        }
+    }
+}
