@@ -1,1 +1,30 @@
 //! The procedural world of shapes: scenes, captions, splits and the oracle.
+//!
+//! A [`Scene`] is one coloured shape on a plain background. It is drawn by [`render()`], described by [`Prompt::caption`],
+//! and read back from pixels by the oracle, so a model trained on this world can be judged exactly.
+//! Everything random comes from a seed: the same seed gives the same bytes.
+//!
+//! ```
+//! use sango_shapes::{Prompt, Scene, render, rng};
+//!
+//! let prompt = Prompt::parse("a large red circle on a blue background")?;
+//! let scene = Scene::for_prompt(&prompt, &mut rng(7));
+//! let rgb = render(&scene, 64);
+//! assert_eq!(rgb.len(), 64 * 64 * 3);
+//! # Ok::<(), sango_shapes::PromptError>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod geometry;
+mod grammar;
+mod parse;
+mod render;
+mod scene;
+pub mod split;
+mod world;
+
+pub use grammar::{Prompt, VOCABULARY};
+pub use parse::{ParsedPrompt, PromptError};
+pub use render::{object_coverage, render};
+pub use scene::{Object, Scene, rng};
+pub use world::{Attributes, Background, Colour, Motion, Place, Shape, Size};
