@@ -1,0 +1,209 @@
+//! Linear layers, with what follows them fused into the product.
+
+use sango_kernels::{Activation, Epilogue, PackedWeights, gemm};
+
+use super::{f32_of, optional_vector, precision};
+use crate::buffer::Buffer;
+use crate::error::{Result, TensorError};
+use crate::weights::Floats;
+use crate::{Device, Tensor, Weights};
+
+/// `y = x · weightᵀ + bias` on the last dimension.
+pub struct Linear {
+    weight: PackedWeights,
+    bias: Option<Tensor>,
+    in_features: usize,
+    out_features: usize,
+}
+
+impl Linear {
+    /// Reads `weight` `[out_features, in_features]` and, when `bias`, `bias` `[out_features]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load(
+        weights: &Weights,
+        in_features: usize,
+        out_features: usize,
+        bias: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            weight: pack(weights, &[out_features, in_features], false)?,
+            bias: optional_vector(weights, "bias", out_features, bias)?,
+            in_features,
+            out_features,
+        })
+    }
+
+    /// Reads `weight` `[out_features, in_features, 1, 1]`: a convolution of one pixel, which on channels-last images
+    /// is a linear layer.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load_conv1x1(
+        weights: &Weights,
+        in_features: usize,
+        out_features: usize,
+        bias: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            weight: pack(weights, &[out_features, in_features, 1, 1], false)?,
+            bias: optional_vector(weights, "bias", out_features, bias)?,
+            in_features,
+            out_features,
+        })
+    }
+
+    /// A layer from tensors: `weight` `[out, in]` and `bias` `[out]`, both `F32`; computes in f32.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] or [`TensorError::DType`] when they are something else.
+    pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let [out_features, in_features] = weight.dims()?;
+        if bias.as_ref().is_some_and(|b| b.shape() != [out_features]) {
+            return Err(TensorError::shape(
+                "linear",
+                format!("a bias of {bias:?} for {out_features} features"),
+            ));
+        }
+        let precision = sango_kernels::Precision::F32;
+        let weight = PackedWeights::from_f32(
+            weight.f32_for("linear")?,
+            out_features,
+            in_features,
+            precision,
+        )?;
+        Ok(Self {
+            weight,
+            bias,
+            in_features,
+            out_features,
+        })
+    }
+
+    /// `[…, in_features]` → `[…, out_features]`.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] when the last dimension differs, [`TensorError::DType`] unless `F32`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, Activation::None, None)
+    }
+
+    /// `activation(forward(x))`.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_act(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.run(x, activation, None)
+    }
+
+    /// `forward(x) + residual`; `residual` has the shape of the result.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.run(x, Activation::None, Some(residual))
+    }
+
+    fn run(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+        let sizes = (self.in_features, self.out_features);
+        run(x, &self.weight, sizes, &self.bias, activation, residual)
+    }
+}
+
+/// A linear layer whose rows are values and gates, `[values | gates]`: `y = value · activation(gate)`.
+///
+/// This is `GEGLU` (with [`Activation::Gelu`]) and `SwiGLU` as diffusers has them.
+pub struct GatedLinear {
+    weight: PackedWeights,
+    bias: Option<Tensor>,
+    in_features: usize,
+    out_features: usize,
+}
+
+impl GatedLinear {
+    /// Reads `weight` `[2 · out_features, in_features]` and, when `bias`, `bias` `[2 · out_features]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load(
+        weights: &Weights,
+        in_features: usize,
+        out_features: usize,
+        bias: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            weight: pack(weights, &[2 * out_features, in_features], true)?,
+            bias: optional_vector(weights, "bias", 2 * out_features, bias)?,
+            in_features,
+            out_features,
+        })
+    }
+
+    /// `[…, in_features]` → `[…, out_features]`.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_gated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let sizes = (self.in_features, self.out_features);
+        run(x, &self.weight, sizes, &self.bias, activation, None)
+    }
+}
+
+/// Packs `weight` straight from the file. `shape` starts with the output features.
+fn pack(weights: &Weights, shape: &[usize], gated: bool) -> Result<PackedWeights> {
+    let view = weights.checked_view("weight", shape)?;
+    let (n, k) = (shape[0], shape[1..].iter().product());
+    let precision = precision(weights);
+    Ok(match (view.floats()?, gated) {
+        (Floats::F32(w), false) => PackedWeights::from_f32(&w, n, k, precision)?,
+        (Floats::F32(w), true) => PackedWeights::from_f32_gated(&w, n, k, precision)?,
+        (Floats::BF16(w), false) => PackedWeights::from_bf16(&w, n, k, precision)?,
+        (Floats::BF16(w), true) => PackedWeights::from_bf16_gated(&w, n, k, precision)?,
+    })
+}
+
+fn run(
+    x: &Tensor,
+    weight: &PackedWeights,
+    (in_features, out_features): (usize, usize),
+    bias: &Option<Tensor>,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let a = x.f32_for("linear")?;
+    let (Some(&last), lead) = (x.shape().last(), &x.shape()[..x.rank().saturating_sub(1)]) else {
+        return Err(TensorError::shape("linear", "the input has no dimensions"));
+    };
+    if last != in_features {
+        return Err(TensorError::shape(
+            "linear",
+            format!(
+                "{in_features} features expected in the last dimension of {:?}",
+                x.shape()
+            ),
+        ));
+    }
+    let mut shape = lead.to_vec();
+    shape.push(out_features);
+    if residual.is_some_and(|r| r.shape() != shape) {
+        return Err(TensorError::shape(
+            "linear",
+            format!("the residual {residual:?} does not have shape {shape:?}"),
+        ));
+    }
+    let rows = lead.iter().product();
+    let mut out = Buffer::uninit(rows * out_features);
+    match x.device {
+        Device::Cpu => {
+            let residual = residual.map(|r| r.f32_for("linear")).transpose()?;
+            let epilogue = Epilogue {
+                bias: f32_of("linear", bias)?,
+                activation,
+                residual,
+            };
+            gemm(a, rows, weight, &epilogue, &mut out)?;
+        }
+    }
+    Ok(x.like(out, shape))
+}

@@ -1,0 +1,228 @@
+//! Normalisation layers.
+
+use sango_kernels::{Activation, group_norm, layer_norm, rms_norm};
+
+use super::{f32_of, optional_vector};
+use crate::buffer::Buffer;
+use crate::error::{Result, TensorError};
+use crate::{Device, Tensor, Weights};
+
+/// Subtracts the mean and divides by the standard deviation of the last dimension.
+pub struct LayerNorm {
+    weight: Option<Tensor>,
+    bias: Option<Tensor>,
+    width: usize,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Reads `weight` and `bias`, both `[width]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load(weights: &Weights, width: usize, eps: f32) -> Result<Self> {
+        Self::load_with(weights, width, eps, true, true)
+    }
+
+    /// Reads `weight` and `bias` where the layer has them.
+    ///
+    /// # Errors
+    /// As [`LayerNorm::load`].
+    pub fn load_with(
+        weights: &Weights,
+        width: usize,
+        eps: f32,
+        affine: bool,
+        bias: bool,
+    ) -> Result<Self> {
+        let weight = optional_vector(weights, "weight", width, affine)?;
+        let bias = optional_vector(weights, "bias", width, affine && bias)?;
+        Ok(Self {
+            weight,
+            bias,
+            width,
+            eps,
+        })
+    }
+
+    /// Normalises every row of the last dimension.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] when the last dimension is another, [`TensorError::DType`] unless `F32`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut out = prepare("layer_norm", x, self.width)?;
+        let (weight, bias) = (
+            f32_of("layer_norm", &self.weight)?,
+            f32_of("layer_norm", &self.bias)?,
+        );
+        match x.device {
+            Device::Cpu => layer_norm(x.as_f32()?, self.width, weight, bias, self.eps, &mut out)?,
+        }
+        Ok(x.like(out, x.shape().to_vec()))
+    }
+}
+
+/// Divides by the root of the mean square of the last dimension.
+pub struct RmsNorm {
+    weight: Option<Tensor>,
+    width: usize,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// Reads `weight` `[width]`, when the layer is `affine`.
+    ///
+    /// # Errors
+    /// When the tensor is missing or has another shape or type.
+    pub fn load(weights: &Weights, width: usize, eps: f32, affine: bool) -> Result<Self> {
+        Ok(Self {
+            weight: optional_vector(weights, "weight", width, affine)?,
+            width,
+            eps,
+        })
+    }
+
+    /// Normalises every row of the last dimension.
+    ///
+    /// # Errors
+    /// As [`LayerNorm::forward`].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut out = prepare("rms_norm", x, self.width)?;
+        let weight = f32_of("rms_norm", &self.weight)?;
+        match x.device {
+            Device::Cpu => rms_norm(x.as_f32()?, self.width, weight, self.eps, &mut out)?,
+        }
+        Ok(x.like(out, x.shape().to_vec()))
+    }
+}
+
+/// Normalises groups of channels over a whole channels-last image.
+pub struct GroupNorm {
+    weight: Option<Tensor>,
+    bias: Option<Tensor>,
+    num_groups: usize,
+    num_channels: usize,
+    eps: f32,
+}
+
+impl GroupNorm {
+    /// Reads `weight` and `bias`, both `[num_channels]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load(
+        weights: &Weights,
+        num_groups: usize,
+        num_channels: usize,
+        eps: f32,
+    ) -> Result<Self> {
+        Ok(Self {
+            weight: optional_vector(weights, "weight", num_channels, true)?,
+            bias: optional_vector(weights, "bias", num_channels, true)?,
+            num_groups,
+            num_channels,
+            eps,
+        })
+    }
+
+    /// Normalises `[N, H, W, C]` (or `[N, …, C]`).
+    ///
+    /// # Errors
+    /// As [`LayerNorm::forward`].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_act(x, Activation::None)
+    }
+
+    /// `activation(forward(x))`, in one pass.
+    ///
+    /// # Errors
+    /// As [`LayerNorm::forward`].
+    pub fn forward_act(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let mut out = prepare("group_norm", x, self.num_channels)?;
+        if x.rank() < 2 {
+            return Err(TensorError::shape(
+                "group_norm",
+                format!("{:?} has no batch dimension", x.shape()),
+            ));
+        }
+        let (n, pixels) = (x.shape()[0], x.shape()[1..x.rank() - 1].iter().product());
+        let (weight, bias) = (
+            f32_of("group_norm", &self.weight)?,
+            f32_of("group_norm", &self.bias)?,
+        );
+        let sizes = (n, pixels, self.num_channels);
+        match x.device {
+            Device::Cpu => {
+                group_norm(
+                    x.as_f32()?,
+                    sizes,
+                    self.num_groups,
+                    weight,
+                    bias,
+                    self.eps,
+                    activation,
+                    &mut out,
+                )?;
+            }
+        }
+        Ok(x.like(out, x.shape().to_vec()))
+    }
+}
+
+/// The global response normalisation of ConvNeXt V2 on channels-last images: channels that respond strongly over the
+/// whole image, compared with the others, are strengthened.
+pub struct GlobalResponseNorm {
+    gamma: Tensor,
+    beta: Tensor,
+    width: usize,
+}
+
+impl GlobalResponseNorm {
+    /// Reads `gamma` and `beta`, both `[1, 1, 1, width]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load(weights: &Weights, width: usize) -> Result<Self> {
+        let shape = [1, 1, 1, width];
+        Ok(Self {
+            gamma: weights.get_f32("gamma", &shape)?,
+            beta: weights.get_f32("beta", &shape)?,
+            width,
+        })
+    }
+
+    /// Normalises `[N, H, W, C]`.
+    ///
+    /// # Errors
+    /// As [`LayerNorm::forward`].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let [n, h, w, c] = x.dims()?;
+        if c != self.width {
+            return Err(wrong_width("global_response_norm", x, self.width));
+        }
+        let response = x.square()?.reshape(&[n, h * w, c])?.sum(1)?.sqrt()?;
+        let relative = response.div(&response.mean_keepdim(-1)?.add_scalar(1e-6)?)?;
+        // gamma · (x · relative) + beta + x, with the factors of x gathered first.
+        let factor = relative
+            .reshape(&[n, 1, 1, c])?
+            .mul(&self.gamma)?
+            .add_scalar(1.0)?;
+        x.mul(&factor)?.add(&self.beta)
+    }
+}
+
+/// Memory for the result, once the input is known to fit.
+fn prepare(op: &'static str, x: &Tensor, width: usize) -> Result<Buffer> {
+    x.f32_for(op)?;
+    if x.shape().last() != Some(&width) {
+        return Err(wrong_width(op, x, width));
+    }
+    Ok(Buffer::uninit(x.numel()))
+}
+
+fn wrong_width(op: &'static str, x: &Tensor, width: usize) -> TensorError {
+    TensorError::shape(
+        op,
+        format!("{width} expected as the last dimension of {:?}", x.shape()),
+    )
+}

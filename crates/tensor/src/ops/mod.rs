@@ -1,0 +1,14 @@
+//! Ops, named as in PyTorch: each checks shapes and element types here and then runs where the tensor lives.
+//!
+//! Dimension arguments are `isize`; -1 is the last dimension.
+
+mod attention;
+mod binary;
+mod index;
+mod matmul;
+mod reduce;
+mod resize;
+mod unary;
+mod view;
+
+pub use attention::{multi_head_attention, scaled_dot_product_attention};
