@@ -29,6 +29,7 @@ mod isa;
 mod norm;
 pub mod pool;
 mod scratch;
+pub(crate) mod simd;
 
 pub use activation::Activation;
 pub use attention::{AttentionMask, AttentionShape, Strides, attention};
