@@ -1,0 +1,156 @@
+/** What the user can do, and how the server's messages change the state. No element of the page is touched here. */
+
+import type { Socket } from "phoenix";
+import { openSocket, Refused } from "./net/channel";
+import { JobFeed } from "./net/jobfeed";
+import { Studio } from "./net/studio";
+import { isOver, type Job, type JobEvent, type JobRequest } from "./protocol/types";
+import { socketUrl } from "./protocol/urls";
+import { idempotencyKey, randomSeed, requestFrom, reroll } from "./request";
+import { isComplete, openRun, withEvent, withJob } from "./run";
+import { mergeJobs, withJobInHistory, type Store } from "./store";
+
+/** How many older jobs are fetched at a time, and how many a welcome brings. */
+const PAGE = 20;
+
+/** The page without its looks. */
+export class App {
+  readonly #store: Store;
+  readonly #socket: Socket;
+  readonly #studio: Studio;
+  #feed: JobFeed | null = null;
+  /** What this page sent, by job: the only place that still has the starting pictures. */
+  readonly #sent = new Map<string, JobRequest>();
+
+  constructor(store: Store, base: URL) {
+    this.#store = store;
+    this.#socket = openSocket(socketUrl(base), (line) => store.set({ line }));
+    this.#studio = new Studio(this.#socket, {
+      onWelcome: (jobs, models) => {
+        const known = store.state.jobs.length > 0;
+        store.set({
+          models,
+          jobs: mergeJobs(store.state.jobs, jobs),
+          older: known ? store.state.older : jobs.length >= PAGE,
+        });
+      },
+      onJob: (job) => this.#onJob(job),
+      onProblem: (error) => this.#report(error),
+    });
+  }
+
+  /** Sends a job and puts it on the stage. Answers whether the server took it. */
+  async submit(request: JobRequest): Promise<boolean> {
+    this.#store.set({ submitting: true, problem: null });
+    try {
+      const job = await this.#studio.submit(request);
+      this.#sent.set(job.id, request);
+      this.#onJob(job);
+      this.#show(job);
+      return true;
+    } catch (error) {
+      this.#report(error);
+      return false;
+    } finally {
+      this.#store.set({ submitting: false });
+    }
+  }
+
+  /** The same picture again with another seed. */
+  async rerollShown(): Promise<boolean> {
+    const request = this.requestOfShown();
+    return request !== null && this.submit(reroll(request, randomSeed(), idempotencyKey()));
+  }
+
+  /** The request of the job on the stage, where it can be sent again. */
+  requestOfShown(): JobRequest | null {
+    const job = this.#store.state.run?.job;
+    if (!job) return null;
+    return this.#sent.get(job.id) ?? requestFrom(job.request, job.model, idempotencyKey());
+  }
+
+  /** Stops the job on the stage. */
+  async cancelShown(): Promise<void> {
+    try {
+      if (this.#feed) this.#onJob(await this.#feed.cancel());
+    } catch (error) {
+      this.#report(error);
+    }
+  }
+
+  /** Puts the job with this id on the stage; `null` clears it. */
+  open(id: string | null): void {
+    const { run, jobs } = this.#store.state;
+    if (id === (run?.job.id ?? this.#feed?.id ?? null)) return;
+    const job = jobs.find((known) => known.id === id);
+    if (job) {
+      this.#show(job);
+    } else {
+      this.#store.set({ run: null, looking: null, problem: null });
+      this.#listen(id);
+    }
+  }
+
+  /** Fetches the jobs that are older than the history's last. */
+  async loadOlder(): Promise<void> {
+    const oldest = this.#store.state.jobs.at(-1);
+    if (!oldest) return;
+    try {
+      const { jobs, next } = await this.#studio.older(oldest.id, PAGE);
+      this.#store.set({ jobs: mergeJobs(this.#store.state.jobs, jobs), older: next !== null });
+    } catch (error) {
+      this.#report(error);
+    }
+  }
+
+  #show(job: Job): void {
+    this.#store.set({ run: openRun(job, Date.now()), looking: null, problem: null });
+    this.#listen(job.id);
+  }
+
+  /** Joins the job's topic. Everything is asked for from the start, so a job that is reopened has its filmstrip. */
+  #listen(id: string | null): void {
+    this.#feed?.close();
+    this.#feed =
+      id === null
+        ? null
+        : new JobFeed(this.#socket, id, {
+            last: () => this.#store.state.run?.last ?? 0,
+            onJob: (job) => this.#onJoined(job),
+            onEvent: (event) => this.#onEvent(event),
+            onProblem: (error) => this.#report(error),
+          });
+  }
+
+  #onJoined(job: Job): void {
+    if (this.#store.state.run?.job.id === job.id) this.#onJob(job);
+    else this.#store.set({ run: openRun(job, Date.now()), looking: null });
+  }
+
+  #onJob(job: Job): void {
+    const { jobs, run } = this.#store.state;
+    this.#store.set({ jobs: withJobInHistory(jobs, job), run: run && withJob(run, job, Date.now()) });
+    this.#closeWhenComplete();
+  }
+
+  #onEvent(event: JobEvent): void {
+    const { run, jobs } = this.#store.state;
+    if (!run) return;
+    const next = withEvent(run, event, Date.now());
+    this.#store.set({ run: next, jobs: withJobInHistory(jobs, next.job) });
+    this.#closeWhenComplete();
+  }
+
+  #closeWhenComplete(): void {
+    const { run } = this.#store.state;
+    if (run && isOver(run.job.state) && isComplete(run)) this.#feed?.close();
+  }
+
+  #report(error: unknown): void {
+    const gone = error instanceof Refused && error.error.code === "unknown_job";
+    this.#store.set({
+      problem: error instanceof Error ? error.message : String(error),
+      ...(gone ? { run: null } : {}),
+    });
+  }
+}

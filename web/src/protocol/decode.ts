@@ -1,0 +1,195 @@
+/** From what came over the wire (`unknown`) to the types of `types.ts`, or a `DecodeError` that names the field. */
+
+import {
+  JOB_STATES,
+  type ApiError,
+  type ImageOptions,
+  type Job,
+  type JobEvent,
+  type JobResult,
+  type JobState,
+  type Model,
+  type Progress,
+  type RequestView,
+} from "./types";
+
+/** The server said something that the protocol does not allow. */
+export class DecodeError extends Error {
+  constructor(what: string) {
+    super(`the server's answer is not understood: ${what}`);
+    this.name = "DecodeError";
+  }
+}
+
+type Json = Record<string, unknown>;
+
+function object(value: unknown, what: string): Json {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new DecodeError(`${what} is not an object`);
+  }
+  return value as Json;
+}
+
+function array(value: unknown, what: string): unknown[] {
+  if (!Array.isArray(value)) throw new DecodeError(`${what} is not a list`);
+  return value;
+}
+
+function string(from: Json, key: string): string {
+  const value = from[key];
+  if (typeof value !== "string") throw new DecodeError(`${key} is not a text`);
+  return value;
+}
+
+function number(from: Json, key: string): number {
+  const value = from[key];
+  if (typeof value !== "number" || !Number.isFinite(value)) throw new DecodeError(`${key} is not a number`);
+  return value;
+}
+
+function maybeNumber(from: Json, key: string): number | null {
+  return from[key] === null || from[key] === undefined ? null : number(from, key);
+}
+
+function maybe<T>(value: unknown, decode: (value: unknown) => T): T | null {
+  return value === null || value === undefined ? null : decode(value);
+}
+
+function state(value: unknown): JobState {
+  const found = JOB_STATES.find((known) => known === value);
+  if (!found) throw new DecodeError(`state ${JSON.stringify(value)} is unknown`);
+  return found;
+}
+
+function progress(value: unknown): Progress {
+  const from = object(value, "progress");
+  return { step: number(from, "step"), total: number(from, "total"), eta_ms: maybeNumber(from, "eta_ms") };
+}
+
+function result(value: unknown): JobResult {
+  const from = object(value, "result");
+  return {
+    url: string(from, "url"),
+    content_type: string(from, "content_type"),
+    bytes: number(from, "bytes"),
+    cached: from["cached"] === true,
+  };
+}
+
+/** The inner part of an error body: `{"code", "message", "status"}`. */
+function apiError(value: unknown): ApiError {
+  const from = object(value, "error");
+  return { code: string(from, "code"), message: string(from, "message"), status: number(from, "status") };
+}
+
+function options(value: unknown): ImageOptions {
+  const from = object(value ?? {}, "options");
+  const decoded: ImageOptions = {};
+  if (typeof from["negative_prompt"] === "string") decoded.negative_prompt = from["negative_prompt"];
+  for (const key of ["steps", "guidance_scale", "strength", "width", "height"] as const) {
+    const given = maybeNumber(from, key);
+    if (given !== null) decoded[key] = given;
+  }
+  // Seeds are 64 bits wide; one that JavaScript cannot hold exactly would be shown wrong, so it is not shown.
+  const seed = maybeNumber(from, "seed");
+  if (seed !== null && Number.isSafeInteger(seed)) decoded.seed = seed;
+  return decoded;
+}
+
+function requestView(value: unknown): RequestView {
+  const from = object(value, "request");
+  return {
+    prompt: string(from, "prompt"),
+    options: options(from["options"]),
+    image: maybe(from["image"], () => true) ?? false,
+    mask: maybe(from["mask"], () => true) ?? false,
+  };
+}
+
+/** One job's view. */
+export function decodeJob(value: unknown): Job {
+  const from = object(value, "job");
+  return {
+    id: string(from, "id"),
+    kind: string(from, "kind"),
+    model: maybe(from["model"], () => string(from, "model")),
+    state: state(from["state"]),
+    created_at: number(from, "created_at"),
+    started_at: maybeNumber(from, "started_at"),
+    finished_at: maybeNumber(from, "finished_at"),
+    position: maybeNumber(from, "position"),
+    progress: maybe(from["progress"], progress),
+    result: maybe(from["result"], result),
+    error: maybe(from["error"], apiError),
+    last_event: number(from, "last_event"),
+    request: requestView(from["request"]),
+  };
+}
+
+/** A page of jobs, newest first, and where the next page starts. */
+export function decodeJobs(value: unknown): { jobs: Job[]; next: string | null } {
+  const from = object(value, "the list of jobs");
+  return {
+    jobs: array(from["jobs"], "jobs").map(decodeJob),
+    next: maybe(from["next"], () => string(from, "next")),
+  };
+}
+
+/** The models of `GET /v1/models`, and of the `studio` topic. */
+export function decodeModels(value: unknown): Model[] {
+  const from = object(value, "the list of models");
+  return array(from["models"], "models").map((entry) => {
+    const model = object(entry, "model");
+    return {
+      name: string(model, "name"),
+      kind: string(model, "kind"),
+      default: model["default"] === true,
+      width: maybeNumber(model, "width"),
+      height: maybeNumber(model, "height"),
+      steps: maybeNumber(model, "steps"),
+      guidance_scale: maybeNumber(model, "guidance_scale"),
+    };
+  });
+}
+
+const PICTURES = ["image/png", "image/jpeg", "image/webp"];
+
+/** An event of a job; `null` for one that this page has no use for, so that newer servers can say more. */
+export function decodeEvent(value: unknown): JobEvent | null {
+  const from = object(value, "event");
+  const n = number(from, "n");
+  const event = string(from, "event");
+  const data = object(from["data"] ?? {}, "data");
+  switch (event) {
+    case "queued":
+      return { n, event, position: maybeNumber(data, "position") };
+    case "progress":
+      return { n, event, progress: progress(data) };
+    case "preview": {
+      const type = string(data, "content_type");
+      // What is put into a `data:` URL is always one of these, whatever the server sends.
+      if (!PICTURES.includes(type)) return null;
+      return { n, event, step: number(data, "step"), src: `data:${type};base64,${string(data, "data")}` };
+    }
+    case "finished":
+      return { n, event, result: maybe(data["result"], result) };
+    case "failed":
+      return { n, event, error: apiError(data["error"]) };
+    case "started":
+    case "cancelled":
+      return { n, event };
+    default:
+      return null;
+  }
+}
+
+/** What a channel's error reply or an HTTP error body says. Never throws: an unclear error is still an error. */
+export function decodeError(value: unknown): ApiError {
+  try {
+    return apiError(object(value, "the error")["error"]);
+  } catch {
+    const reason = typeof value === "object" && value !== null ? (value as Json)["reason"] : value;
+    const message = typeof reason === "string" ? reason : "The server refused without saying why.";
+    return { code: "unknown", message, status: 0 };
+  }
+}

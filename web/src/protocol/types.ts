@@ -1,0 +1,119 @@
+/**
+ * The wire format, as `docs/protocol.md` describes it. Field names are those of the JSON, so that the two can be read
+ * side by side.
+ */
+
+/** Where a job is in its life. `interrupted` is run again by the server; after the last four nothing follows. */
+export const JOB_STATES = [
+  "queued",
+  "running",
+  "interrupted",
+  "finished",
+  "failed",
+  "cancelled",
+  "expired",
+] as const;
+export type JobState = (typeof JOB_STATES)[number];
+
+/** The body of every error, over HTTP and in channel replies. */
+export interface ApiError {
+  code: string;
+  message: string;
+  status: number;
+}
+
+/** How far a job has come: `step` of `total`, and the server's estimate of what is left. */
+export interface Progress {
+  step: number;
+  total: number;
+  eta_ms: number | null;
+}
+
+/** Where the finished bytes are. */
+export interface JobResult {
+  url: string;
+  content_type: string;
+  bytes: number;
+  /** The server had already drawn exactly this. */
+  cached: boolean;
+}
+
+/** What can be asked of an image model. A missing field takes the model's default. */
+export interface ImageOptions {
+  negative_prompt?: string;
+  steps?: number;
+  guidance_scale?: number;
+  seed?: number;
+  strength?: number;
+  width?: number;
+  height?: number;
+}
+
+/** What is sent to `submit`. `image` and `mask` are `data:` URLs of PNG files. */
+export interface JobRequest {
+  kind: "image";
+  model: string | null;
+  prompt: string;
+  options: ImageOptions;
+  image?: string;
+  mask?: string;
+  idempotency_key: string;
+}
+
+/** What the server tells about a job's request: its defaults filled in, and whether there were pictures, not which. */
+export interface RequestView {
+  prompt: string;
+  options: ImageOptions;
+  image: boolean;
+  mask: boolean;
+}
+
+/** A job as the server shows it. */
+export interface Job {
+  id: string;
+  kind: string;
+  model: string | null;
+  state: JobState;
+  created_at: number;
+  started_at: number | null;
+  finished_at: number | null;
+  position: number | null;
+  progress: Progress | null;
+  result: JobResult | null;
+  error: ApiError | null;
+  last_event: number;
+  request: RequestView;
+}
+
+interface EventBase {
+  /** Grows with every event of a job; what a client that reconnects asks to continue after. */
+  n: number;
+}
+
+/** One thing that happened to a job. Events that this page does not know are dropped when decoding. */
+export type JobEvent = EventBase &
+  (
+    | { event: "queued"; position: number | null }
+    | { event: "started" }
+    | { event: "progress"; progress: Progress }
+    | { event: "preview"; step: number; src: string }
+    | { event: "finished"; result: JobResult | null }
+    | { event: "failed"; error: ApiError }
+    | { event: "cancelled" }
+  );
+
+/** A model that the server can draw with. */
+export interface Model {
+  name: string;
+  kind: string;
+  default: boolean;
+  width: number | null;
+  height: number | null;
+  steps: number | null;
+  guidance_scale: number | null;
+}
+
+/** True when nothing more can happen to the job. */
+export function isOver(state: JobState): boolean {
+  return state === "finished" || state === "failed" || state === "cancelled" || state === "expired";
+}

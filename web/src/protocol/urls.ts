@@ -1,0 +1,49 @@
+/**
+ * Where things are, seen from the page. Everything is relative to the folder that the page came from, so the same build
+ * works at `/`, and below a prefix behind a proxy.
+ */
+
+/** The folder of the page: the page's address without file name, query and hash. */
+export function baseOf(page: string): URL {
+  return new URL(".", page);
+}
+
+/** Where `phoenix` connects; the client adds `/websocket` and the protocol version. */
+export function socketUrl(base: URL): string {
+  const url = new URL("socket", base);
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  return url.href;
+}
+
+/**
+ * The address of a job's result. The server names it by an absolute path (`/v1/jobs/…`), which is meant from the root
+ * that the server knows of, hence from the page's folder. Results of another origin are refused.
+ */
+export function resultUrl(path: string, base: URL): string | null {
+  if (!URL.canParse(path.replace(/^\/+/, ""), base)) return null;
+  const url = new URL(path.replace(/^\/+/, ""), base);
+  return url.origin === base.origin ? url.href : null;
+}
+
+const JOB_HASH = /^#job=([A-Za-z0-9_-]{1,80})$/;
+
+/** The job that the address bar names, if any. */
+export function jobInHash(hash: string): string | null {
+  return JOB_HASH.exec(hash)?.[1] ?? null;
+}
+
+/** The part of the address that reopens a job. */
+export function hashOfJob(id: string): string {
+  return `#job=${id}`;
+}
+
+/** A file name that says what is in the picture: `sango-a-large-red-circle-7.png`. */
+export function fileName(prompt: string, seed: number | undefined, contentType: string): string {
+  const words = prompt
+    .toLowerCase()
+    .replace(/[^\p{Letter}\p{Number}]+/gu, "-")
+    .replace(/^-|-$/g, "");
+  const short = [...words].slice(0, 48).join("").replace(/-$/, "");
+  const extension = /^image\/(png|jpeg|webp|gif)$/.exec(contentType)?.[1] ?? "png";
+  return ["sango", short, seed].filter((part) => part !== undefined && part !== "").join("-") + `.${extension}`;
+}

@@ -1,0 +1,91 @@
+/**
+ * What one job looks like while it runs: a pure reducer over its events. Events may come late, twice, or again from the
+ * start after a reconnect; applying them all leaves the same `Run` as applying them once.
+ */
+
+import { isOver, type Job, type JobEvent, type JobState } from "./protocol/types";
+
+/** One picture of the filmstrip. */
+export interface Frame {
+  step: number;
+  src: string;
+}
+
+/** A job and what its events added to it. */
+export interface Run {
+  job: Job;
+  /** The number of the newest event received: what a rejoin asks to continue after. */
+  last: number;
+  /** The previews, by growing step. */
+  frames: readonly Frame[];
+  /** When the picture should be ready, in milliseconds of the page's clock. */
+  due: number | null;
+}
+
+/** A run of which no event has been seen yet. */
+export function openRun(job: Job, now: number): Run {
+  return { job, last: 0, frames: [], due: dueAt(job, now) };
+}
+
+/** Takes over a newer view of the job; an older one (a late reply) changes nothing. */
+export function withJob(run: Run, job: Job, now: number): Run {
+  if (job.id !== run.job.id || job.last_event < run.job.last_event) return run;
+  return { ...run, job, due: dueAt(job, now) };
+}
+
+/** Applies one event. */
+export function withEvent(run: Run, event: JobEvent, now: number): Run {
+  if (event.n <= run.last) return run;
+  const next = { ...run, last: event.n, frames: framesAfter(run.frames, event) };
+  // The view may be ahead of the events: what it says about the state is newer than this event then.
+  if (event.n <= run.job.last_event) return next;
+  const job = { ...jobAfter(run.job, event), last_event: event.n };
+  return { ...next, job, due: event.event === "preview" ? run.due : dueAt(job, now) };
+}
+
+function framesAfter(frames: readonly Frame[], event: JobEvent): readonly Frame[] {
+  // An attempt starts from nothing, so the pictures of an interrupted one go.
+  if (event.event === "queued" || event.event === "started") return [];
+  if (event.event !== "preview") return frames;
+  const { step, src } = event;
+  return [...frames.filter((frame) => frame.step !== step), { step, src }].sort((a, b) => a.step - b.step);
+}
+
+function jobAfter(job: Job, event: JobEvent): Job {
+  switch (event.event) {
+    case "queued":
+      return { ...job, state: "queued", position: event.position, progress: null };
+    case "started":
+      return { ...job, state: "running", position: null, progress: null };
+    case "progress":
+      return { ...job, state: "running", position: null, progress: event.progress };
+    case "preview":
+      return job;
+    case "finished":
+      return { ...over(job, "finished"), result: event.result ?? job.result };
+    case "failed":
+      return { ...over(job, "failed"), error: event.error };
+    case "cancelled":
+      return over(job, "cancelled");
+  }
+}
+
+function over(job: Job, state: JobState): Job {
+  return { ...job, state, position: null };
+}
+
+function dueAt(job: Job, now: number): number | null {
+  const eta = job.progress?.eta_ms ?? null;
+  return isOver(job.state) || eta === null ? null : now + eta;
+}
+
+/** How many steps the filmstrip has room for: what the job says it will take, or was asked to take. */
+export function totalSteps(run: Run): number {
+  const seen = run.frames.at(-1)?.step ?? 0;
+  return Math.max(run.job.progress?.total ?? run.job.request.options.steps ?? 12, seen);
+}
+
+/** True when every event has arrived, so nothing is left to listen for. */
+export function isComplete(run: Run): boolean {
+  return isOver(run.job.state) && run.last >= run.job.last_event;
+}
