@@ -266,7 +266,7 @@ pub(crate) unsafe fn run(
             };
         }
     };
-    let kernel = driver::kernel(weights.precision, pixels);
+    let kernel = driver::kernel(weights.precision);
     let in_place = kernel.rows == RowFormat::F32 && input.dtype == rows::Dtype::F32;
     let zero_bytes = rows::row_bytes(kernel.rows, weights.channels);
     let convolve = |base: *const u8, pixel_bytes: usize| {

@@ -1,11 +1,10 @@
 //! Depthwise convolution: every channel has its own kernel, so there is no product to block; bandwidth decides.
 
-use half::bf16;
-
-use crate::gemm::{Finish, Matrix, Output, rows::Dtype};
+use crate::gemm::{Finish, Matrix, Output};
 use crate::pool::parallel_for;
 use crate::scratch::Shared;
-use crate::{Conv2dShape, KernelError};
+use crate::simd::{self, Kernel, Scalar, Simd, math};
+use crate::{Conv2dShape, Isa, KernelError};
 
 /// Convolves each channel of `input` (a row per pixel) with its own taps, `[kh · kw, channels]`.
 ///
@@ -19,55 +18,109 @@ pub(crate) unsafe fn run(
     finish: &Finish,
     out: Output,
 ) -> Result<(), KernelError> {
-    let taps = Shared::new(taps.cast_mut());
-    let output = Shared::new(out.ptr);
     let (out_h, out_w) = shape.output(kh, kw)?;
-    let channels = input.columns;
-    let Conv2dShape {
-        h,
-        w,
-        stride,
-        pad: [top, left, ..],
-        upsample,
-        ..
-    } = *shape;
+    let isa = Isa::active();
+    let taps = Shared::new(taps.cast_mut());
     parallel_for(shape.n * out_h, &|task| {
-        let (image, oy) = (task / out_h, task % out_h);
-        let mut sums = vec![0.0f32; channels];
-        for ox in 0..out_w {
-            let pixel = task * out_w + ox;
-            // SAFETY: every pixel, tap, channel and output element named here exists (caller's promise, bounds below).
+        // SAFETY: the taps are there.
+        let taps = unsafe { taps.add(0) };
+        let row = OutputRow {
+            input,
+            shape,
+            kh,
+            kw,
+            taps,
+            finish,
+            out,
+            out_h,
+            out_w,
+            row: task,
+        };
+        simd::dispatch(isa, row);
+    });
+    Ok(())
+}
+
+/// One row of output pixels.
+struct OutputRow<'a> {
+    input: Matrix,
+    shape: &'a Conv2dShape,
+    kh: usize,
+    kw: usize,
+    taps: *const f32,
+    finish: &'a Finish,
+    out: Output,
+    out_h: usize,
+    out_w: usize,
+    /// `image · out_h + oy`
+    row: usize,
+}
+
+impl Kernel for OutputRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let channels = self.input.columns;
+        let whole = channels / S::LANES * S::LANES;
+        for ox in 0..self.out_w {
+            // SAFETY: the promise of `run`.
             unsafe {
-                for (c, sum) in sums.iter_mut().enumerate() {
-                    *sum = finish.bias.map_or(0.0, |bias| *bias.add(c));
+                for channel in (0..whole).step_by(S::LANES) {
+                    self.lanes::<S>(ox, channel);
                 }
-                for (tap, (ky, kx)) in (0..kh)
-                    .flat_map(|ky| (0..kw).map(move |kx| (ky, kx)))
-                    .enumerate()
-                {
-                    let y = (oy * stride + ky).wrapping_sub(top);
-                    let x = (ox * stride + kx).wrapping_sub(left);
-                    if y >= h * upsample || x >= w * upsample {
-                        continue;
-                    }
-                    let row = (image * h + y / upsample) * w + x / upsample;
-                    for (c, sum) in sums.iter_mut().enumerate() {
-                        *sum += input.at(row, c) * *taps.add(tap * channels + c);
-                    }
-                }
-                for (c, &sum) in sums.iter().enumerate() {
-                    let residual = finish.residual.map_or(0.0, |r| r.at(pixel, c));
-                    let value = finish.activation.apply(sum) + residual;
-                    let index = pixel * out.stride + c;
-                    match out.dtype {
-                        Dtype::F32 => *output.add(0).cast::<f32>().add(index) = value,
-                        Dtype::Bf16 => {
-                            *output.add(0).cast::<bf16>().add(index) = bf16::from_f32(value)
-                        }
-                    }
+                for channel in whole..channels {
+                    self.lanes::<Scalar>(ox, channel);
                 }
             }
         }
-    });
-    Ok(())
+    }
+}
+
+impl OutputRow<'_> {
+    /// One vector of channels of one output pixel.
+    ///
+    /// # Safety
+    /// As [`run`]; the CPU has the instructions of `S`.
+    #[inline(always)]
+    unsafe fn lanes<S: Simd>(&self, ox: usize, channel: usize) {
+        let Conv2dShape {
+            h,
+            w,
+            stride,
+            pad: [top, left, ..],
+            upsample,
+            ..
+        } = *self.shape;
+        let (image, oy) = (self.row / self.out_h, self.row % self.out_h);
+        let channels = self.input.columns;
+        // SAFETY: the pixel is inside the image, the tap inside the kernel, the rest is the caller's promise.
+        unsafe {
+            let mut sum = match self.finish.bias {
+                Some(bias) => S::load(bias.add(channel)),
+                None => S::splat(0.0),
+            };
+            for ky in 0..self.kh {
+                // Above and left of the image these wrap around to huge numbers, which are outside too.
+                let y = (oy * stride + ky).wrapping_sub(top);
+                if y >= h * upsample {
+                    continue;
+                }
+                for kx in 0..self.kw {
+                    let x = (ox * stride + kx).wrapping_sub(left);
+                    if x < w * upsample {
+                        let pixel = (image * h + y / upsample) * w + x / upsample;
+                        let tap = S::load(self.taps.add((ky * self.kw + kx) * channels + channel));
+                        sum = S::fma(self.input.lanes::<S>(pixel, channel), tap, sum);
+                    }
+                }
+            }
+            let pixel = self.row * self.out_w + ox;
+            let mut value = math::activate::<S>(self.finish.activation, sum);
+            if let Some(residual) = &self.finish.residual {
+                value = S::add(value, residual.lanes::<S>(pixel, channel));
+            }
+            self.out.lanes::<S>(pixel, channel, value);
+        }
+    }
 }

@@ -9,9 +9,12 @@ use std::ops::Range;
 use half::bf16;
 
 use crate::pool::{num_threads, parallel_for};
+use crate::simd::Simd;
 use crate::{Isa, KernelError, scratch};
 
-use super::epilogue::{self, Finish};
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::epilogue::{Finish, Store};
 use super::rows::{Dtype, RowFormat, Rows};
 use super::{PANEL, PackedWeights, Precision, row_format, scalar};
 
@@ -81,19 +84,46 @@ impl Output {
             stride,
         }
     }
+
+    /// Stores one vector.
+    ///
+    /// # Safety
+    /// The elements exist; the CPU has the instructions of `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn lanes<S: Simd>(&self, row: usize, column: usize, value: S::V) {
+        let index = row * self.stride + column;
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match self.dtype {
+                Dtype::F32 => S::store(self.ptr.cast::<f32>().add(index), value),
+                Dtype::Bf16 => S::store_bf16(self.ptr.cast::<bf16>().add(index), value),
+            }
+        }
+    }
 }
 
-/// The micro-kernel for weights of this precision and this many rows, on the active instruction set.
-pub(crate) fn kernel(precision: Precision, _rows: usize) -> Kernel {
-    let multiply = match precision {
-        Precision::F32 => scalar::multiply_f32,
-        Precision::Bf16 => scalar::multiply_bf16,
+/// The micro-kernel for weights of this precision, on the active instruction set.
+pub(crate) fn kernel(precision: Precision) -> Kernel {
+    let isa = Isa::active();
+    let rows = row_format(isa, precision);
+    let (tile_rows, block, multiply): (usize, usize, unsafe fn(&Tile<'_>)) = match (isa, precision)
+    {
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512Bf16, Precision::Bf16) => (avx512::ROWS, 512, avx512::multiply_bf16),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, Precision::Bf16) => (avx512::ROWS, 512, avx512::multiply_widened),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx, Precision::F32) => {
+            (avx512::ROWS, 256, avx512::multiply_f32)
+        }
+        (_, Precision::F32) => (8, 256, scalar::multiply_f32),
+        (_, Precision::Bf16) => (8, 256, scalar::multiply_bf16),
     };
     Kernel {
-        tile_rows: 8,
-        block: 256,
-        rows: row_format(Isa::Scalar, precision),
-        isa: Isa::Scalar,
+        tile_rows,
+        block,
+        rows,
+        isa,
         multiply,
     }
 }
@@ -229,10 +259,17 @@ unsafe fn run_task(
         }
         // SAFETY: the panel's columns and these rows exist in the output.
         unsafe {
-            epilogue::store(
-                kernel.isa, w, panel, first_row, live_rows, sums, finish, out,
-            )
-        };
+            let store = Store {
+                w,
+                panel,
+                first_row,
+                rows: live_rows,
+                sums,
+                finish,
+                out,
+            };
+            store.store(kernel.isa);
+        }
     }
 }
 

@@ -1,11 +1,10 @@
 //! From f32 sums to output: bias, activation or gate, residual, rounding.
 
-use half::bf16;
-
+use crate::simd::{self, Kernel, Scalar, Simd, math};
 use crate::{Activation, Isa};
 
 use super::driver::Output;
-use super::rows::{Dtype, Matrix};
+use super::rows::Matrix;
 use super::{PANEL, PackedWeights};
 
 /// A checked [`Epilogue`](super::Epilogue): pointers that are valid for the product at hand.
@@ -19,44 +18,75 @@ pub(crate) struct Finish {
 // SAFETY: only read.
 unsafe impl Sync for Finish {}
 
-/// Stores `rows` rows of one panel's sums.
-///
-/// # Safety
-/// The output, bias and residual exist for these rows and the panel's columns; `sums` has `rows · 32` values.
-#[allow(clippy::too_many_arguments)]
-pub(crate) unsafe fn store(
-    _isa: Isa,
-    w: &PackedWeights,
-    panel: usize,
-    first_row: usize,
-    rows: usize,
-    sums: *const f32,
-    finish: &Finish,
-    out: Output,
-) {
-    let width = w.panel_columns();
-    let first_column = panel * width;
-    let live = width.min(w.out_columns() - first_column);
-    for row in 0..rows {
+/// The sums of some rows of one panel, on their way to the output.
+pub(crate) struct Store<'a> {
+    pub w: &'a PackedWeights,
+    pub panel: usize,
+    pub first_row: usize,
+    pub rows: usize,
+    /// `[rows][32]`
+    pub sums: *const f32,
+    pub finish: &'a Finish,
+    pub out: Output,
+}
+
+impl Store<'_> {
+    /// Stores them with the instructions of `isa`.
+    ///
+    /// # Safety
+    /// The output, bias and residual exist for these rows and the panel's columns; `sums` has `rows · 32` values.
+    pub(crate) unsafe fn store(self, isa: Isa) {
+        simd::dispatch(isa, self);
+    }
+
+    /// One vector: `column` of the panel, `row` of `rows`.
+    ///
+    /// # Safety
+    /// As [`Self::store`]; the CPU has the instructions of `S`.
+    #[inline(always)]
+    unsafe fn lanes<S: Simd>(&self, row: usize, column: usize) {
+        let width = self.w.panel_columns();
+        let (m, n) = (self.first_row + row, self.panel * width + column);
         // SAFETY: passed on from the caller.
         unsafe {
-            let sums = sums.add(row * PANEL);
-            for column in 0..live {
-                let n = first_column + column;
-                let bias = |row: usize| finish.bias.map_or(0.0, |bias| *bias.add(row));
-                let mut value = if w.gated {
-                    let gate = *sums.add(width + column) + bias(w.n / 2 + n);
-                    (*sums.add(column) + bias(n)) * finish.activation.apply(gate)
-                } else {
-                    finish.activation.apply(*sums.add(column) + bias(n))
-                };
-                if let Some(residual) = &finish.residual {
-                    value += residual.at(first_row + row, n);
+            let sums = self.sums.add(row * PANEL + column);
+            let mut value = S::load(sums);
+            if let Some(bias) = self.finish.bias {
+                value = S::add(value, S::load(bias.add(n)));
+            }
+            if self.w.gated {
+                let mut gate = S::load(sums.add(width));
+                if let Some(bias) = self.finish.bias {
+                    gate = S::add(gate, S::load(bias.add(self.w.n / 2 + n)));
                 }
-                let index = (first_row + row) * out.stride + n;
-                match out.dtype {
-                    Dtype::F32 => *out.ptr.cast::<f32>().add(index) = value,
-                    Dtype::Bf16 => *out.ptr.cast::<bf16>().add(index) = bf16::from_f32(value),
+                value = S::mul(value, math::activate::<S>(self.finish.activation, gate));
+            } else {
+                value = math::activate::<S>(self.finish.activation, value);
+            }
+            if let Some(residual) = &self.finish.residual {
+                value = S::add(value, residual.lanes::<S>(m, n));
+            }
+            self.out.lanes::<S>(m, n, value);
+        }
+    }
+}
+
+impl Kernel for Store<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let width = self.w.panel_columns();
+        let live = width.min(self.w.out_columns() - self.panel * width);
+        let whole = live / S::LANES * S::LANES;
+        for row in 0..self.rows {
+            // SAFETY: the promise of `store`.
+            unsafe {
+                for column in (0..whole).step_by(S::LANES) {
+                    self.lanes::<S>(row, column);
+                }
+                for column in whole..live {
+                    self.lanes::<Scalar>(row, column);
                 }
             }
         }

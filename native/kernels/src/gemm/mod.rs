@@ -1,5 +1,7 @@
 //! Matrix products with packed weights: `out = epilogue(a · wᵀ)`.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub(crate) mod driver;
 mod epilogue;
 mod pack;
@@ -108,7 +110,7 @@ pub(crate) unsafe fn run(
     if a.rows == 0 || w.out_columns() == 0 {
         return Ok(());
     }
-    let kernel = driver::kernel(w.precision, a.rows);
+    let kernel = driver::kernel(w.precision);
     // SAFETY: passed on from the caller.
     unsafe {
         rows::with_matrix_rows(&a, kernel.rows, |rows| {

@@ -2,9 +2,10 @@
 
 use half::bf16;
 
-use crate::KernelError;
 use crate::pool::parallel_for;
 use crate::scratch::{self, Shared};
+use crate::simd::{self, Kernel, Scalar, Simd};
+use crate::{Isa, KernelError};
 
 use super::PANEL;
 
@@ -13,7 +14,7 @@ use super::PANEL;
 pub(crate) enum RowFormat {
     /// f32, wherever the caller has it.
     F32,
-    /// f32 rounded to bf16, in scratch.
+    /// f32 rounded to bf16, in scratch, padded with zeros to a multiple of 32.
     RoundedF32,
     /// bf16 in scratch, padded with zeros to a multiple of 32.
     Bf16,
@@ -65,20 +66,24 @@ impl Matrix {
 
     /// # Safety
     /// `row` must exist.
+    #[inline(always)]
     unsafe fn row(&self, row: usize) -> *const u8 {
         let bytes = if self.dtype == Dtype::F32 { 4 } else { 2 };
         // SAFETY: the row exists.
         unsafe { self.ptr.add(row * self.stride * bytes) }
     }
 
+    /// One vector.
+    ///
     /// # Safety
-    /// The element must exist.
-    pub(crate) unsafe fn at(&self, row: usize, column: usize) -> f32 {
-        // SAFETY: the element exists.
+    /// The elements exist; the CPU has the instructions of `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn lanes<S: Simd>(&self, row: usize, column: usize) -> S::V {
+        // SAFETY: passed on from the caller.
         unsafe {
             match self.dtype {
-                Dtype::F32 => *self.row(row).cast::<f32>().add(column),
-                Dtype::Bf16 => (*self.row(row).cast::<bf16>().add(column)).to_f32(),
+                Dtype::F32 => S::load(self.row(row).cast::<f32>().add(column)),
+                Dtype::Bf16 => S::load_bf16(self.row(row).cast::<bf16>().add(column)),
             }
         }
     }
@@ -134,7 +139,8 @@ pub(crate) unsafe fn with_matrix_rows<R>(
 /// Bytes of one row of `channels` in a format.
 pub(crate) fn row_bytes(format: RowFormat, channels: usize) -> usize {
     match format {
-        RowFormat::F32 | RowFormat::RoundedF32 => channels * 4,
+        RowFormat::F32 => channels * 4,
+        RowFormat::RoundedF32 => channels.next_multiple_of(PANEL) * 4,
         RowFormat::Bf16 => channels.next_multiple_of(PANEL) * 2,
     }
 }
@@ -155,41 +161,85 @@ pub(crate) unsafe fn with_converted<R>(
     scratch::with(total, |buffer| {
         let shared = Shared::new(buffer);
         let chunk = (32 * 1024 / row_bytes.max(1)).max(1);
+        let isa = Isa::active();
         parallel_for(a.rows.div_ceil(chunk), &|task| {
-            for row in task * chunk..((task + 1) * chunk).min(a.rows) {
-                // SAFETY: the row exists in both.
-                unsafe { convert_row(a, row, format, shared.add(row * row_bytes)) };
-            }
+            let (first, last) = (task * chunk, ((task + 1) * chunk).min(a.rows));
+            // SAFETY: the buffer has that many rows.
+            let dst = unsafe { shared.add(first * row_bytes) };
+            simd::dispatch(
+                isa,
+                Convert {
+                    a,
+                    first,
+                    last,
+                    format,
+                    dst,
+                },
+            );
         });
         f(buffer, row_bytes)
     })
 }
 
+/// Copies rows `first .. last` of a matrix to `dst` in another format.
+struct Convert<'a> {
+    a: &'a Matrix,
+    first: usize,
+    last: usize,
+    format: RowFormat,
+    dst: *mut u8,
+}
+
+impl Kernel for Convert<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self {
+            a,
+            first,
+            last,
+            format,
+            dst,
+        } = self;
+        let row_bytes = row_bytes(format, a.columns);
+        let whole = a.columns / S::LANES * S::LANES;
+        for row in first..last {
+            // SAFETY: the promise of `with_converted`; `dst` has `row_bytes` per row.
+            unsafe {
+                let dst = dst.add((row - first) * row_bytes);
+                for column in (0..whole).step_by(S::LANES) {
+                    convert::<S>(a, row, column, format, dst);
+                }
+                for column in whole..a.columns {
+                    convert::<Scalar>(a, row, column, format, dst);
+                }
+                let written = if format == RowFormat::Bf16 {
+                    a.columns * 2
+                } else {
+                    a.columns * 4
+                };
+                dst.add(written).write_bytes(0, row_bytes - written);
+            }
+        }
+    }
+}
+
 /// # Safety
-/// The row exists, `dst` has room for it in `format`.
-unsafe fn convert_row(a: &Matrix, row: usize, format: RowFormat, dst: *mut u8) {
-    let columns = a.columns;
-    // SAFETY: the caller vouches for both rows.
+/// The elements exist in the matrix and in `dst`; the CPU has the instructions of `S`.
+#[inline(always)]
+unsafe fn convert<S: Simd>(a: &Matrix, row: usize, column: usize, format: RowFormat, dst: *mut u8) {
+    // SAFETY: passed on from the caller.
     unsafe {
+        let value = a.lanes::<S>(row, column);
         match format {
-            RowFormat::F32 => {
-                for c in 0..columns {
-                    *dst.cast::<f32>().add(c) = a.at(row, c);
-                }
-            }
+            RowFormat::F32 => S::store(dst.cast::<f32>().add(column), value),
+            RowFormat::Bf16 => S::store_bf16(dst.cast::<bf16>().add(column), value),
             RowFormat::RoundedF32 => {
-                for c in 0..columns {
-                    *dst.cast::<f32>().add(c) = bf16::from_f32(a.at(row, c)).to_f32();
-                }
-            }
-            RowFormat::Bf16 => {
-                let dst = dst.cast::<bf16>();
-                for c in 0..columns {
-                    *dst.add(c) = bf16::from_f32(a.at(row, c));
-                }
-                for c in columns..columns.next_multiple_of(PANEL) {
-                    *dst.add(c) = bf16::ZERO;
-                }
+                // Through bf16 and back, in the first half of the destination.
+                let dst = dst.cast::<f32>().add(column);
+                S::store_bf16(dst.cast::<bf16>(), value);
+                S::store(dst, S::load_bf16(dst.cast::<bf16>()));
             }
         }
     }

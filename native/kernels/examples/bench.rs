@@ -1,0 +1,128 @@
+//! Prints GFLOP/s per shape: `cargo run --release -p sango-kernels --example bench [filter]`.
+//!
+//! The shapes are those of aMUSEd-256. Each figure is the best of several rounds, so other load disturbs it little.
+
+use std::time::Instant;
+
+use sango_kernels::{
+    Activation, Conv2dShape, Epilogue, Isa, PackedConv2d, PackedWeights, Precision, conv2d, gemm,
+    pool,
+};
+
+const ROUNDS: usize = 7;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let filter = std::env::args()
+        .skip(1)
+        .find(|arg| !arg.starts_with('-'))
+        .unwrap_or_default();
+    println!("isa {}, {} threads", Isa::active(), pool::num_threads());
+    for precision in [Precision::F32, Precision::Bf16] {
+        for (m, k, n) in [
+            (256, 1024, 1024),
+            (512, 1024, 1024),
+            (512, 1024, 5632),
+            (512, 2816, 1024),
+            (256, 768, 8192),
+            (77, 768, 3072),
+            (1, 1024, 4096),
+            (2, 1024, 4096),
+            (4, 1024, 4096),
+        ] {
+            let gated = n == 5632;
+            let name = format!(
+                "gemm {precision:?} {m}x{k}x{n}{}",
+                if gated { " geglu" } else { "" }
+            );
+            if !name.contains(&filter) {
+                continue;
+            }
+            let (a, w) = (noise(m * k), noise(n * k));
+            let pack = if gated {
+                PackedWeights::from_f32_gated
+            } else {
+                PackedWeights::from_f32
+            };
+            let w = pack(&w, n, k, precision)?;
+            let mut out = vec![0.0; m * w.out_columns()];
+            let activation = if gated {
+                Activation::Gelu
+            } else {
+                Activation::None
+            };
+            let epilogue = Epilogue {
+                activation,
+                ..Epilogue::default()
+            };
+            measure(&name, 2 * m * n * k, || {
+                Ok(gemm(&a, m, &w, &epilogue, &mut out)?)
+            })?;
+        }
+    }
+    for precision in [Precision::F32, Precision::Bf16] {
+        for (size, c_in, c_out, kernel, upsample) in [
+            (16, 768, 768, 3, 1),
+            (16, 768, 768, 1, 1),
+            (32, 512, 512, 3, 1),
+            (64, 256, 256, 3, 1),
+            (128, 128, 128, 3, 1),
+            (256, 128, 128, 3, 1),
+            (128, 128, 128, 3, 2),
+            (256, 128, 3, 3, 1),
+        ] {
+            let name =
+                format!("conv {precision:?} {size}x{size}x{c_in}->{c_out} k{kernel} up{upsample}");
+            if !name.contains(&filter) {
+                continue;
+            }
+            let x = noise(size * size * c_in);
+            let w = PackedConv2d::from_f32(
+                &noise(c_out * c_in * kernel * kernel),
+                (c_out, c_in, kernel, kernel),
+                1,
+                precision,
+            )?;
+            let shape = Conv2dShape {
+                upsample,
+                ..Conv2dShape::new(1, size, size, kernel / 2)
+            };
+            let pixels = (size * upsample) * (size * upsample);
+            let mut out = vec![0.0; pixels * c_out];
+            let flops = 2 * pixels * c_in * c_out * kernel * kernel;
+            measure(&name, flops, || {
+                Ok(conv2d(&x, &shape, &w, &Epilogue::default(), &mut out)?)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn measure(
+    name: &str,
+    flops: usize,
+    mut run: impl FnMut() -> Result<(), Box<dyn std::error::Error>>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut best = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        run()?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    println!(
+        "{name:40} {:9.3} ms {:8.1} GFLOP/s",
+        best * 1e3,
+        flops as f64 / best / 1e9
+    );
+    Ok(())
+}
+
+/// Reproducible numbers in −0.5 .. 0.5.
+fn noise(len: usize) -> Vec<f32> {
+    let mut state = 1u32;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+        })
+        .collect()
+}
