@@ -17,6 +17,7 @@
 
 mod geometry;
 mod grammar;
+pub mod oracle;
 mod parse;
 mod render;
 mod scene;
