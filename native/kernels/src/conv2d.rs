@@ -120,7 +120,7 @@ impl PackedConv2d {
         Self::from_elements(w, (c_out, c_in, kh, kw), groups, precision)
     }
 
-    fn from_elements<T: Element>(
+    pub(crate) fn from_elements<T: Element>(
         w: &[T],
         (c_out, c_in, kh, kw): (usize, usize, usize, usize),
         groups: usize,

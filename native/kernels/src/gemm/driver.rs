@@ -77,14 +77,6 @@ impl Output {
         }
     }
 
-    pub(crate) fn bf16(ptr: *mut bf16, stride: usize) -> Self {
-        Self {
-            ptr: ptr.cast(),
-            dtype: Dtype::Bf16,
-            stride,
-        }
-    }
-
     /// Stores one vector.
     ///
     /// # Safety

@@ -15,7 +15,7 @@ pub(crate) use driver::Output;
 pub(crate) use epilogue::Finish;
 pub(crate) use pack::{Element, Layout, PANEL, row_format};
 pub use pack::{PackedWeights, Precision};
-pub(crate) use rows::{Matrix, RowFormat};
+pub(crate) use rows::{Dtype, Matrix, RowFormat};
 
 /// What happens to a product before it is stored: `activation(product + bias) + residual`; for gated weights
 /// `value · activation(gate) + residual`, with the bias added to both halves first.

@@ -54,16 +54,6 @@ impl Matrix {
         }
     }
 
-    pub(crate) fn bf16(ptr: *const bf16, rows: usize, columns: usize, stride: usize) -> Self {
-        Self {
-            ptr: ptr.cast(),
-            dtype: Dtype::Bf16,
-            rows,
-            columns,
-            stride,
-        }
-    }
-
     /// # Safety
     /// `row` must exist.
     #[inline(always)]

@@ -15,7 +15,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
         let x = S::min(S::splat(130.0), S::max(S::splat(-130.0), x));
         let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
         // ln 2 in two parts, so that n · ln 2 is subtracted without rounding.
-        let r = S::fma(n, S::splat(-0.693_359_375), x);
+        let r = S::fma(n, S::splat(-355.0 / 512.0), x);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
         let mut p = S::splat(0.001_393_373_3);
         for c in [0.008_363_235, 0.041_666_463, 0.166_665_77, 0.5, 1.0, 1.0] {

@@ -196,19 +196,3 @@ fn with_avx512<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: this function has the features.
     unsafe { kernel.run::<avx512::Avx512>() }
 }
-
-/// Calls `full(i)` for each whole vector of `0 .. len` and `part(i, count)` for what is left.
-#[inline(always)]
-pub(crate) fn for_lanes<S: Simd>(
-    len: usize,
-    mut full: impl FnMut(usize),
-    part: impl FnOnce(usize, usize),
-) {
-    let whole = len / S::LANES * S::LANES;
-    for i in (0..whole).step_by(S::LANES) {
-        full(i);
-    }
-    if whole < len {
-        part(whole, len - whole);
-    }
-}
