@@ -84,7 +84,7 @@ fn noise(rgb: &mut [u8], deviation: f32, seed: u64) {
 fn blur(rgb: &mut [u8], times: usize) {
     for _ in 0..times {
         let old = rgb.to_vec();
-        for i in 0..SIDE * SIDE * 3 {
+        for (i, value) in rgb.iter_mut().enumerate() {
             let (y, x, c) = (i / 3 / SIDE, i / 3 % SIDE, i % 3);
             let mut sum = 0u32;
             for dy in [y.saturating_sub(1), y, (y + 1).min(SIDE - 1)] {
@@ -92,7 +92,7 @@ fn blur(rgb: &mut [u8], times: usize) {
                     sum += u32::from(old[(dy * SIDE + dx) * 3 + c]);
                 }
             }
-            rgb[i] = (sum / 9) as u8;
+            *value = (sum / 9) as u8;
         }
     }
 }

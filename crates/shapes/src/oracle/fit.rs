@@ -1,7 +1,7 @@
 //! Fitting the world's outlines to an object's soft mask.
 
 use super::SIDE;
-use crate::geometry::Outline;
+use crate::geometry::{Outline, REACH};
 use crate::world::Shape;
 use std::f32::consts::PI;
 use std::sync::LazyLock;
@@ -9,6 +9,11 @@ use std::sync::LazyLock;
 /// Outlines are looked up in tables over ±`EXTENT` radii.
 const EXTENT: f32 = 1.5;
 const CELLS: usize = 192;
+
+/// Angles tried within a shape's symmetry.
+const ANGLES: usize = 10;
+/// An outline this much worse than the best one, before either is adjusted, is not looked at again.
+const HOPELESS: f32 = 0.25;
 
 /// One outline laid over the object as well as it can be.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +27,12 @@ pub(super) struct Fit {
     pub(super) angle: f32,
     /// Intersection over union, 0–1.
     pub(super) overlap: f32,
+}
+
+/// An object's coverage of each pixel, and its sum.
+struct Mask {
+    alpha: Vec<f32>,
+    total: f32,
 }
 
 /// Signed distances of one shape on a grid, in radii.
@@ -51,12 +62,12 @@ impl Table {
         }
     }
 
-    /// Overlap of the outline in this pose with a mask that sums to `total`.
-    fn overlap(&self, alpha: &[f32], total: f32, pose: &Fit) -> f32 {
+    /// The pose with its overlap filled in.
+    fn measured(&self, mask: &Mask, pose: Fit) -> Fit {
         let (sin, cos) = pose.angle.sin_cos();
         let scale = CELLS as f32 / (2.0 * EXTENT) / pose.radius;
         let half = CELLS as f32 / 2.0;
-        let reach = EXTENT * pose.radius;
+        let reach = REACH * pose.radius + 1.0;
         // Casts saturate, so what lies outside of the canvas is cut off.
         let range =
             |c: f32| ((c - reach).floor() as usize)..((c + reach).ceil() as usize).min(SIDE);
@@ -73,10 +84,14 @@ impl Table {
                 let distance = self.distance[row as usize * CELLS + column as usize];
                 let coverage = (0.5 - distance * pose.radius).clamp(0.0, 1.0);
                 outline += coverage;
-                intersection += coverage.min(alpha[y * SIDE + x]);
+                intersection += coverage.min(mask.alpha[y * SIDE + x]);
             }
         }
-        intersection / (total + outline - intersection).max(1.0)
+        let union = (mask.total + outline - intersection).max(1.0);
+        Fit {
+            overlap: intersection / union,
+            ..pose
+        }
     }
 }
 
@@ -110,73 +125,65 @@ pub(super) fn fit_shapes(alpha: &[f32], any_angle: bool) -> Vec<Fit> {
             / total
     };
     let center = [mean(|i| i % SIDE), mean(|i| i / SIDE)];
+    let mask = Mask { alpha, total };
+    let starts: Vec<Fit> = TABLES
+        .iter()
+        .map(|table| start(table, &mask, center, any_angle))
+        .collect();
+    let best = starts.iter().map(|fit| fit.overlap).fold(0.0, f32::max);
     TABLES
         .iter()
-        .map(|table| fit(table, &alpha, total, center, any_angle))
+        .zip(starts)
+        .filter(|(_, start)| start.overlap > best - HOPELESS)
+        .map(|(table, start)| refine(table, &mask, start, any_angle))
         .collect()
 }
 
-fn fit(table: &Table, alpha: &[f32], total: f32, center: [f32; 2], any_angle: bool) -> Fit {
-    let radius = (total / table.area).sqrt();
-    let mut best = Fit {
-        shape: table.shape,
-        center,
-        radius,
-        angle: 0.0,
-        overlap: 0.0,
-    };
-    best.overlap = table.overlap(alpha, total, &best);
-    let consider = |best: &mut Fit, mut pose: Fit| {
-        pose.overlap = table.overlap(alpha, total, &pose);
-        if pose.overlap > best.overlap {
-            *best = pose;
-        }
-    };
+/// The pose with the mask's centroid and area, at the best of some angles.
+fn start(table: &Table, mask: &Mask, center: [f32; 2], any_angle: bool) -> Fit {
+    let radius = (mask.total / table.area).sqrt();
     let period = symmetry(table.shape).filter(|_| any_angle);
-    if let Some(period) = period {
-        let from = best;
-        for step in 1..10 {
-            consider(
-                &mut best,
-                Fit {
-                    angle: period * step as f32 / 10.0,
-                    ..from
-                },
-            );
-        }
-    }
-    for (shift, growth) in [(1.0, 0.07), (0.5, 0.03)] {
-        let from = best;
-        for [dx, dy, dr] in offsets() {
-            let center = [from.center[0] + dx * shift, from.center[1] + dy * shift];
-            consider(
-                &mut best,
-                Fit {
-                    center,
-                    radius: from.radius * (1.0 + dr * growth),
-                    ..from
-                },
-            );
-        }
-        if let Some(period) = period {
+    let angles = period.map_or(1, |_| ANGLES);
+    (0..angles)
+        .map(|step| Fit {
+            shape: table.shape,
+            center,
+            radius,
+            angle: period.unwrap_or(0.0) * step as f32 / ANGLES as f32,
+            overlap: 0.0,
+        })
+        .map(|pose| table.measured(mask, pose))
+        .max_by(|a, b| a.overlap.total_cmp(&b.overlap))
+        .expect("there is at least one angle")
+}
+
+/// Improves a pose by steps along one axis after another.
+fn refine(table: &Table, mask: &Mask, start: Fit, any_angle: bool) -> Fit {
+    let turn = symmetry(table.shape)
+        .filter(|_| any_angle)
+        .map_or(0.0, |period| period / (2 * ANGLES) as f32);
+    let mut best = start;
+    for scale in [1.0, 0.5, 0.5, 0.25] {
+        for axis in 0..4 {
+            if axis == 3 && turn == 0.0 {
+                continue;
+            }
             let from = best;
-            for turn in [-0.05, -0.025, 0.025, 0.05] {
-                consider(
-                    &mut best,
-                    Fit {
-                        angle: from.angle + turn * period,
-                        ..from
-                    },
-                );
+            for step in [-scale, scale] {
+                let mut pose = from;
+                match axis {
+                    0 | 1 => pose.center[axis] += step,
+                    2 => pose.radius *= 1.0 + 0.06 * step,
+                    _ => pose.angle += turn * step,
+                }
+                let pose = table.measured(mask, pose);
+                if pose.overlap > best.overlap {
+                    best = pose;
+                }
             }
         }
     }
     best
-}
-
-/// The 27 corners, edges and faces of a cube of half side 1.
-fn offsets() -> impl Iterator<Item = [f32; 3]> {
-    (0..27).map(|i| [i % 3, i / 3 % 3, i / 9].map(|step| step as f32 - 1.0))
 }
 
 /// The best fit and how far it is ahead of the second.
