@@ -15,6 +15,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod clip;
 mod geometry;
 mod grammar;
 pub mod oracle;
@@ -24,6 +25,7 @@ mod scene;
 pub mod split;
 mod world;
 
+pub use clip::Clip;
 pub use grammar::{Prompt, VOCABULARY};
 pub use parse::{ParsedPrompt, PromptError};
 pub use render::{object_coverage, render};

@@ -4,11 +4,13 @@
 //! outline, and that outline's radius and centre are its colour, shape, size and place. Whatever cannot be told
 //! is `None`: a blank picture has no shape, and noise has not even a background.
 
+mod clip;
 mod fit;
 mod segment;
 
 use crate::grammar::Prompt;
 use crate::world::{Attributes, Background, Colour, Motion, Place, Shape, Size};
+pub use clip::read_clip;
 use fit::Fit;
 use segment::{Canvas, Segment};
 use serde::Serialize;
