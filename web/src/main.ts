@@ -37,9 +37,11 @@ const stage = new Stage(base, {
 const history = new History(base, () => void app.loadOlder());
 
 async function submit(request: JobRequest): Promise<void> {
-  // On a narrow screen the stage is below the form, out of sight.
   if (!(await app.submit(request))) return;
-  byId("easel", HTMLElement).scrollIntoView({ block: "nearest", behavior: prefersStillness() ? "auto" : "smooth" });
+  // On a narrow screen the stage is below the form, out of sight.
+  const easel = byId("easel", HTMLElement).getBoundingClientRect();
+  if (easel.top >= 0 && easel.bottom <= innerHeight) return;
+  byId("stage", HTMLElement).scrollIntoView({ behavior: prefersStillness() ? "auto" : "smooth" });
 }
 
 async function continueFrom(url: string): Promise<void> {
