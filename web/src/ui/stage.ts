@@ -71,7 +71,7 @@ export class Stage {
     this.#filmstrip.render(run, looking);
     this.#showPicture(run, looking);
     this.#showStatus(run);
-    this.#showDetails(run);
+    this.#showDetails(run, state.submitting);
     setText(byId("announcer", HTMLElement), run ? announcement(run) : "");
   }
 
@@ -112,7 +112,7 @@ export class Stage {
     setText(this.#left, run?.job.state === "running" ? timeLeft(run.due, Date.now()) : "");
   }
 
-  #showDetails(run: Run | null): void {
+  #showDetails(run: Run | null, submitting: boolean): void {
     byId("details", HTMLElement).hidden = run === null;
     if (!run) return;
     const { job, frames } = run;
@@ -136,7 +136,7 @@ export class Stage {
     this.#copySeed.hidden = job.request.options.seed === undefined;
     this.#reroll.hidden = !isOver(job.state);
     const canReroll = this.#actions.canReroll();
-    this.#reroll.disabled = !canReroll;
+    this.#reroll.disabled = submitting || !canReroll;
     this.#reroll.title = canReroll ? "The same words with another seed" : "The starting picture is no longer on this page";
   }
 
