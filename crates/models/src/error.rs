@@ -1,0 +1,87 @@
+//! The one error type of this crate.
+
+use std::path::PathBuf;
+
+use sango_tensor::TensorError;
+
+/// `Result` with [`ModelError`].
+pub type Result<T, E = ModelError> = std::result::Result<T, E>;
+
+/// Everything that can go wrong while loading or running a model.
+///
+/// Messages name the file or option, what was found and what would be accepted, so that they can be shown to a user as
+/// they are.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The folder is not a model this crate knows.
+    #[error("{}: {detail}", dir.display())]
+    UnknownModel {
+        /// The folder.
+        dir: PathBuf,
+        /// What was found and what is known.
+        detail: String,
+    },
+    /// A file could not be opened or read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// A JSON file is damaged or a value in it has the wrong type.
+    #[error("{}: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A configuration asks for something that this crate cannot run.
+    #[error("{}: `{field}` {detail}", path.display())]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// The key in it.
+        field: &'static str,
+        /// The value that was found, and what is accepted.
+        detail: String,
+    },
+    /// The tokenizer's files do not make a tokenizer.
+    #[error("{}: {detail}", path.display())]
+    Tokenizer {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// An option of a request is missing or out of range.
+    #[error("`{field}` {detail}")]
+    Request {
+        /// Name of the option.
+        field: &'static str,
+        /// The value that was found, and what is accepted.
+        detail: String,
+    },
+    /// Weights are missing or damaged, or tensors do not fit each other.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The model computed something that is not a number, which damaged weights do.
+    #[error(
+        "step {step}: the model's output is not a number; its weights may be damaged, so download or export them again"
+    )]
+    NotFinite {
+        /// The step, from 1.
+        step: usize,
+    },
+    /// The step callback asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl ModelError {
+    pub(crate) fn request(field: &'static str, detail: impl Into<String>) -> Self {
+        Self::Request { field, detail: detail.into() }
+    }
+}

@@ -1,0 +1,30 @@
+//! Running a model on given tensors, with given randomness, so that its outputs can be compared with the reference's.
+//!
+//! Inputs and outputs are safetensors files with fixed names per kind of model:
+//!
+//! | kind | inputs | outputs |
+//! |---|---|---|
+//! | amused | `prompt_ids`, `negative_prompt_ids` i64 `[1, 77]`, `micro_conds` `[1, 5]`, `steps` i64 `[1]`, `guidance_scale` `[1]`, `temperature` `[2]`, `gumbel_sample` `[steps, tokens, codebook]`, `gumbel_mask` `[steps, tokens]`; optional `image` `[1, 3, H, W]` in 0..1 with `strength` `[1]` and `mask_noise` `[tokens]`, or with `mask` `[1, 1, H, W]` | `prompt_embeds` `[1, 77, D]`, `pooled_embeds` `[1, D]`, `logits` `[1, tokens, codebook]` (first step, guided), `tokens` i64 `[steps made, tokens]`, `image` `[1, 3, H, W]` |
+
+use std::path::Path;
+
+use sango_tensor::{DType, Tensor, Weights, save};
+
+use crate::amused::{self, AmusedPipeline};
+use crate::error::Result;
+use crate::{LoadOptions, ModelKind, detect};
+
+/// Loads the model in `model_dir`, runs it on the tensors in `inputs` and writes its outputs to `outputs`.
+///
+/// # Errors
+/// When the model or the inputs cannot be read or do not fit each other, or the outputs cannot be written.
+pub fn run(model_dir: &Path, inputs: &Path, outputs: &Path, dtype: DType) -> Result<()> {
+    let tensors = match detect(model_dir)? {
+        ModelKind::Amused => {
+            let pipeline = AmusedPipeline::load(model_dir, &LoadOptions::new(dtype))?;
+            amused::parity::run(&pipeline, &Weights::open_file(inputs)?)?
+        }
+    };
+    let named: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    Ok(save(outputs, &named, None)?)
+}
