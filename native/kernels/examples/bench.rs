@@ -5,17 +5,13 @@
 use std::time::Instant;
 
 use sango_kernels::{
-    Activation, Conv2dShape, Epilogue, Isa, PackedConv2d, PackedWeights, Precision, conv2d, gemm,
-    pool,
+    Activation, Conv2dShape, Epilogue, Isa, PackedConv2d, PackedWeights, Precision, conv2d, gemm, pool,
 };
 
 const ROUNDS: usize = 7;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let filter = std::env::args()
-        .skip(1)
-        .find(|arg| !arg.starts_with('-'))
-        .unwrap_or_default();
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     println!("isa {}, {} threads", Isa::active(), pool::num_threads());
     for precision in [Precision::F32, Precision::Bf16] {
         for (m, k, n) in [
@@ -30,33 +26,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             (4, 1024, 4096),
         ] {
             let gated = n == 5632;
-            let name = format!(
-                "gemm {precision:?} {m}x{k}x{n}{}",
-                if gated { " geglu" } else { "" }
-            );
+            let name = format!("gemm {precision:?} {m}x{k}x{n}{}", if gated { " geglu" } else { "" });
             if !name.contains(&filter) {
                 continue;
             }
             let (a, w) = (noise(m * k), noise(n * k));
-            let pack = if gated {
-                PackedWeights::from_f32_gated
-            } else {
-                PackedWeights::from_f32
-            };
+            let pack = if gated { PackedWeights::from_f32_gated } else { PackedWeights::from_f32 };
             let w = pack(&w, n, k, precision)?;
             let mut out = vec![0.0; m * w.out_columns()];
-            let activation = if gated {
-                Activation::Gelu
-            } else {
-                Activation::None
-            };
-            let epilogue = Epilogue {
-                activation,
-                ..Epilogue::default()
-            };
-            measure(&name, 2 * m * n * k, || {
-                Ok(gemm(&a, m, &w, &epilogue, &mut out)?)
-            })?;
+            let activation = if gated { Activation::Gelu } else { Activation::None };
+            let epilogue = Epilogue { activation, ..Epilogue::default() };
+            measure(&name, 2 * m * n * k, || Ok(gemm(&a, m, &w, &epilogue, &mut out)?))?;
         }
     }
     for precision in [Precision::F32, Precision::Bf16] {
@@ -70,8 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             (128, 128, 128, 3, 2),
             (256, 128, 3, 3, 1),
         ] {
-            let name =
-                format!("conv {precision:?} {size}x{size}x{c_in}->{c_out} k{kernel} up{upsample}");
+            let name = format!("conv {precision:?} {size}x{size}x{c_in}->{c_out} k{kernel} up{upsample}");
             if !name.contains(&filter) {
                 continue;
             }
@@ -82,16 +61,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 1,
                 precision,
             )?;
-            let shape = Conv2dShape {
-                upsample,
-                ..Conv2dShape::new(1, size, size, kernel / 2)
-            };
+            let shape = Conv2dShape { upsample, ..Conv2dShape::new(1, size, size, kernel / 2) };
             let pixels = (size * upsample) * (size * upsample);
             let mut out = vec![0.0; pixels * c_out];
             let flops = 2 * pixels * c_in * c_out * kernel * kernel;
-            measure(&name, flops, || {
-                Ok(conv2d(&x, &shape, &w, &Epilogue::default(), &mut out)?)
-            })?;
+            measure(&name, flops, || Ok(conv2d(&x, &shape, &w, &Epilogue::default(), &mut out)?))?;
         }
     }
     Ok(())
@@ -108,11 +82,7 @@ fn measure(
         run()?;
         best = best.min(start.elapsed().as_secs_f64());
     }
-    println!(
-        "{name:40} {:9.3} ms {:8.1} GFLOP/s",
-        best * 1e3,
-        flops as f64 / best / 1e9
-    );
+    println!("{name:40} {:9.3} ms {:8.1} GFLOP/s", best * 1e3, flops as f64 / best / 1e9);
     Ok(())
 }
 

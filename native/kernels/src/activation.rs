@@ -19,13 +19,7 @@ pub enum Activation {
 
 impl Activation {
     /// Every activation, in the order of their C values.
-    pub const ALL: [Activation; 5] = [
-        Self::None,
-        Self::Gelu,
-        Self::GeluTanh,
-        Self::QuickGelu,
-        Self::Silu,
-    ];
+    pub const ALL: [Activation; 5] = [Self::None, Self::Gelu, Self::GeluTanh, Self::QuickGelu, Self::Silu];
 
     /// The activation of one value.
     pub fn apply(self, x: f32) -> f32 {
@@ -45,11 +39,7 @@ fn erf(x: f32) -> f32 {
     let x = f64::from(x);
     let magnitude = x.abs();
     if x.is_nan() || magnitude > 6.0 {
-        return if x.is_nan() {
-            f32::NAN
-        } else {
-            x.signum() as f32
-        };
+        return if x.is_nan() { f32::NAN } else { x.signum() as f32 };
     }
     if magnitude < 3.0 {
         let (mut term, mut sum) = (x, x);

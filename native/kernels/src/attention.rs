@@ -22,20 +22,12 @@ pub struct Strides {
 impl Strides {
     /// `[batch, heads, positions, head_dim]`, as PyTorch's `scaled_dot_product_attention` takes it.
     pub fn heads_first(heads: usize, positions: usize, head_dim: usize) -> Self {
-        Self {
-            batch: heads * positions * head_dim,
-            head: positions * head_dim,
-            position: head_dim,
-        }
+        Self { batch: heads * positions * head_dim, head: positions * head_dim, position: head_dim }
     }
 
     /// `[batch, positions, heads, head_dim]`, what a linear projection writes.
     pub fn positions_first(heads: usize, positions: usize, head_dim: usize) -> Self {
-        Self {
-            batch: heads * positions * head_dim,
-            head: head_dim,
-            position: heads * head_dim,
-        }
+        Self { batch: heads * positions * head_dim, head: head_dim, position: heads * head_dim }
     }
 }
 
@@ -94,32 +86,15 @@ pub fn attention(
     mask: AttentionMask<'_>,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    let AttentionShape {
-        batch,
-        heads,
-        kv_heads,
-        q_len,
-        kv_len,
-        head_dim,
-        ..
-    } = *shape;
+    let AttentionShape { batch, heads, kv_heads, q_len, kv_len, head_dim, .. } = *shape;
     if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-        return Err(KernelError::shape(
-            "heads",
-            format!("{heads} is not a multiple of kv_heads ({kv_heads})"),
-        ));
+        return Err(KernelError::shape("heads", format!("{heads} is not a multiple of kv_heads ({kv_heads})")));
     }
     if head_dim > MAX_HEAD_DIM {
-        return Err(KernelError::shape(
-            "head_dim",
-            format!("{head_dim} is above {MAX_HEAD_DIM}"),
-        ));
+        return Err(KernelError::shape("head_dim", format!("{head_dim} is above {MAX_HEAD_DIM}")));
     }
     if matches!(mask, AttentionMask::Causal) && q_len > kv_len {
-        return Err(KernelError::shape(
-            "q_len",
-            format!("causal attention of {q_len} queries over {kv_len} keys"),
-        ));
+        return Err(KernelError::shape("q_len", format!("causal attention of {q_len} queries over {kv_len} keys")));
     }
     elements("scores", &[batch, heads, q_len, kv_len])?;
     reach("q", q.len(), shape.q, (batch, heads, q_len, head_dim))?;
@@ -134,9 +109,7 @@ pub fn attention(
     parallel_for(batch * heads * q_len, &|task| {
         let (b, h, i) = (task / (heads * q_len), task / q_len % heads, task % q_len);
         let kv_head = h / (heads / kv_heads);
-        let at = |s: Strides, head: usize, position: usize| {
-            b * s.batch + head * s.head + position * s.position
-        };
+        let at = |s: Strides, head: usize, position: usize| b * s.batch + head * s.head + position * s.position;
         let query = &q[at(shape.q, h, i)..][..head_dim];
         let mut scores: Vec<f32> = (0..kv_len)
             .map(|j| {
@@ -146,9 +119,7 @@ pub fn attention(
                     AttentionMask::None => score,
                     AttentionMask::Causal if j > i + kv_len - q_len => f32::NEG_INFINITY,
                     AttentionMask::Causal => score,
-                    AttentionMask::Additive { mask, strides } => {
-                        score + mask[at(strides, h, i) + j]
-                    }
+                    AttentionMask::Additive { mask, strides } => score + mask[at(strides, h, i) + j],
                 }
             })
             .collect();
@@ -156,14 +127,10 @@ pub fn attention(
         let mut sums = [0.0f32; MAX_HEAD_DIM];
         for (j, &weight) in scores.iter().enumerate() {
             let value = &v[at(shape.v, kv_head, j)..][..head_dim];
-            sums.iter_mut()
-                .zip(value)
-                .for_each(|(sum, v)| *sum += weight * v);
+            sums.iter_mut().zip(value).for_each(|(sum, v)| *sum += weight * v);
         }
         // SAFETY: the row was checked to lie in the output.
-        unsafe {
-            std::ptr::copy_nonoverlapping(sums.as_ptr(), out.add(at(shape.out, h, i)), head_dim)
-        };
+        unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), out.add(at(shape.out, h, i)), head_dim) };
     });
     Ok(())
 }
@@ -188,25 +155,11 @@ fn reach(
     if elements(what, &[batch, heads, positions, width])? == 0 {
         return Ok(());
     }
-    let end = [
-        (batch, strides.batch),
-        (heads, strides.head),
-        (positions, strides.position),
-    ]
-    .into_iter()
-    .try_fold(width, |end, (count, stride)| {
-        end.checked_add((count - 1).checked_mul(stride)?)
-    })
-    .ok_or(KernelError::Overflow(what))?;
-    if end <= len {
-        Ok(())
-    } else {
-        Err(KernelError::Length {
-            what,
-            expected: end,
-            found: len,
-        })
-    }
+    let end = [(batch, strides.batch), (heads, strides.head), (positions, strides.position)]
+        .into_iter()
+        .try_fold(width, |end, (count, stride)| end.checked_add((count - 1).checked_mul(stride)?))
+        .ok_or(KernelError::Overflow(what))?;
+    if end <= len { Ok(()) } else { Err(KernelError::Length { what, expected: end, found: len }) }
 }
 
 #[cfg(test)]
@@ -234,84 +187,24 @@ mod tests {
         let mut out = [0.0; 4];
         attention(&q, &k, &v, &shape(2, 2), 1.0, AttentionMask::None, &mut out).unwrap();
         assert_eq!(out.map(|x| (x * 1e4).round() / 1e4), [3.0, 4.0, 3.0, 4.0]);
-        attention(
-            &q,
-            &k,
-            &v,
-            &shape(2, 2),
-            1.0,
-            AttentionMask::Causal,
-            &mut out,
-        )
-        .unwrap();
+        attention(&q, &k, &v, &shape(2, 2), 1.0, AttentionMask::Causal, &mut out).unwrap();
         assert_eq!(out.map(|x| (x * 1e4).round() / 1e4), [1.0, 1.0, 3.0, 4.0]);
         let mask = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, f32::NEG_INFINITY];
-        let strides = Strides {
-            batch: 0,
-            head: 0,
-            position: 2,
-        };
-        attention(
-            &q,
-            &k,
-            &v,
-            &shape(2, 2),
-            1.0,
-            AttentionMask::Additive {
-                mask: &mask,
-                strides,
-            },
-            &mut out,
-        )
-        .unwrap();
+        let strides = Strides { batch: 0, head: 0, position: 2 };
+        attention(&q, &k, &v, &shape(2, 2), 1.0, AttentionMask::Additive { mask: &mask, strides }, &mut out).unwrap();
         assert_eq!(out, [5.0, 5.0, 0.0, 0.0]);
     }
 
     #[test]
     fn bad_shapes_are_errors() {
         let data = [0.0; 4];
-        let call = |shape: &AttentionShape, mask| {
-            attention(&data, &data, &data, shape, 1.0, mask, &mut [0.0; 4])
-        };
-        assert!(
-            call(
-                &AttentionShape {
-                    kv_heads: 0,
-                    ..shape(2, 2)
-                },
-                AttentionMask::None
-            )
-            .is_err()
-        );
-        assert!(
-            call(
-                &AttentionShape {
-                    head_dim: 257,
-                    ..shape(2, 2)
-                },
-                AttentionMask::None
-            )
-            .is_err()
-        );
-        assert!(
-            call(
-                &AttentionShape {
-                    batch: 2,
-                    ..shape(2, 2)
-                },
-                AttentionMask::None
-            )
-            .is_err()
-        );
+        let call = |shape: &AttentionShape, mask| attention(&data, &data, &data, shape, 1.0, mask, &mut [0.0; 4]);
+        assert!(call(&AttentionShape { kv_heads: 0, ..shape(2, 2) }, AttentionMask::None).is_err());
+        assert!(call(&AttentionShape { head_dim: 257, ..shape(2, 2) }, AttentionMask::None).is_err());
+        assert!(call(&AttentionShape { batch: 2, ..shape(2, 2) }, AttentionMask::None).is_err());
         assert!(call(&shape(2, 1), AttentionMask::Causal).is_err());
         assert_eq!(
-            call(
-                &AttentionShape {
-                    batch: usize::MAX,
-                    ..shape(2, 2)
-                },
-                AttentionMask::None
-            ),
+            call(&AttentionShape { batch: usize::MAX, ..shape(2, 2) }, AttentionMask::None),
             Err(KernelError::Overflow("scores"))
         );
     }

@@ -27,14 +27,7 @@ pub struct Conv2dShape {
 impl Conv2dShape {
     /// Stride 1, the same padding on every side, no upsampling.
     pub fn new(n: usize, h: usize, w: usize, pad: usize) -> Self {
-        Self {
-            n,
-            h,
-            w,
-            stride: 1,
-            pad: [pad; 4],
-            upsample: 1,
-        }
+        Self { n, h, w, stride: 1, pad: [pad; 4], upsample: 1 }
     }
 
     /// Output height and width for a kernel of `kh · kw`.
@@ -46,31 +39,18 @@ impl Conv2dShape {
             return Err(KernelError::shape("stride", "must be at least 1"));
         }
         if !(1..=2).contains(&self.upsample) {
-            return Err(KernelError::shape(
-                "upsample",
-                format!("must be 1 or 2, not {}", self.upsample),
-            ));
+            return Err(KernelError::shape("upsample", format!("must be 1 or 2, not {}", self.upsample)));
         }
         let size = |size: usize, before: usize, after: usize, kernel: usize| {
-            let padded = size
-                .checked_mul(self.upsample)
-                .and_then(|s| s.checked_add(before)?.checked_add(after));
-            let padded = padded
-                .filter(|&p| p < 1 << 40)
-                .ok_or(KernelError::Overflow("the padded image"))?;
+            let padded = size.checked_mul(self.upsample).and_then(|s| s.checked_add(before)?.checked_add(after));
+            let padded = padded.filter(|&p| p < 1 << 40).ok_or(KernelError::Overflow("the padded image"))?;
             let room = padded.checked_sub(kernel).ok_or_else(|| {
-                KernelError::shape(
-                    "pad",
-                    format!("a kernel of {kernel} does not fit the padded size {padded}"),
-                )
+                KernelError::shape("pad", format!("a kernel of {kernel} does not fit the padded size {padded}"))
             })?;
             Ok(room / self.stride + 1)
         };
         let [top, left, bottom, right] = self.pad;
-        Ok((
-            size(self.h, top, bottom, kh)?,
-            size(self.w, left, right, kw)?,
-        ))
+        Ok((size(self.h, top, bottom, kh)?, size(self.w, left, right, kw)?))
     }
 }
 
@@ -132,24 +112,13 @@ impl PackedConv2d {
         let taps = elements("w", &[kh, kw])?;
         if groups == 1 {
             expect_len("w", w.len(), &[c_out, c_in, kh, kw])?;
-            let layout = Layout {
-                n_stride: c_in * taps,
-                tap_stride: 1,
-                channel_stride: taps,
-            };
+            let layout = Layout { n_stride: c_in * taps, tap_stride: 1, channel_stride: taps };
             // SAFETY: the slice holds c_out · c_in · taps elements, laid out so.
-            let weights = unsafe {
-                PackedWeights::pack(w.as_ptr(), layout, c_out, taps, c_in, precision, false)?
-            };
-            return Ok(Self {
-                kh,
-                kw,
-                weights: ConvWeights::Dense(weights),
-            });
+            let weights = unsafe { PackedWeights::pack(w.as_ptr(), layout, c_out, taps, c_in, precision, false)? };
+            return Ok(Self { kh, kw, weights: ConvWeights::Dense(weights) });
         }
         if groups != c_in || c_in != c_out {
-            let reason =
-                format!("must be 1 or equal c_in and c_out ({c_in}, {c_out}), not {groups}");
+            let reason = format!("must be 1 or equal c_in and c_out ({c_in}, {c_out}), not {groups}");
             return Err(KernelError::shape("groups", reason));
         }
         expect_len("w", w.len(), &[c_out, kh, kw])?;
@@ -159,14 +128,7 @@ impl PackedConv2d {
             // SAFETY: the index is below taps · channels.
             unsafe { *dst.add((i % taps) * c_out + i / taps) = value.f32() };
         }
-        Ok(Self {
-            kh,
-            kw,
-            weights: ConvWeights::Depthwise {
-                channels: c_out,
-                taps: packed,
-            },
-        })
+        Ok(Self { kh, kw, weights: ConvWeights::Depthwise { channels: c_out, taps: packed } })
     }
 
     /// Input channels.
@@ -224,21 +186,11 @@ pub fn conv2d(
     let finish = Finish {
         bias: epilogue.bias.map(<[f32]>::as_ptr),
         activation: epilogue.activation,
-        residual: epilogue
-            .residual
-            .map(|r| Matrix::f32(r.as_ptr(), pixels, w.c_out(), w.c_out())),
+        residual: epilogue.residual.map(|r| Matrix::f32(r.as_ptr(), pixels, w.c_out(), w.c_out())),
     };
     let input = Matrix::f32(x.as_ptr(), shape.n * shape.h * shape.w, w.c_in(), w.c_in());
     // SAFETY: all lengths were checked just now.
-    unsafe {
-        run(
-            input,
-            shape,
-            w,
-            &finish,
-            Output::f32(out.as_mut_ptr(), w.c_out()),
-        )
-    }
+    unsafe { run(input, shape, w, &finish, Output::f32(out.as_mut_ptr(), w.c_out())) }
 }
 
 /// The convolution behind every entry point. `input` has a row per pixel.
@@ -261,27 +213,17 @@ pub(crate) unsafe fn run(
         ConvWeights::Dense(weights) => weights,
         ConvWeights::Depthwise { taps, .. } => {
             // SAFETY: passed on from the caller; the taps were packed for this many channels.
-            return unsafe {
-                depthwise::run(input, shape, (w.kh, w.kw), taps.as_ptr(), finish, out)
-            };
+            return unsafe { depthwise::run(input, shape, (w.kh, w.kw), taps.as_ptr(), finish, out) };
         }
     };
-    let kernel = driver::kernel(weights.precision);
+    let kernel = driver::kernel(weights.precision, pixels);
     let in_place = kernel.rows == RowFormat::F32 && input.dtype == rows::Dtype::F32;
     let zero_bytes = rows::row_bytes(kernel.rows, weights.channels);
     let convolve = |base: *const u8, pixel_bytes: usize| {
         scratch::with(zero_bytes, |zeros| {
             // SAFETY: the scratch has that many bytes.
             unsafe { zeros.write_bytes(0, zero_bytes) };
-            let rows = Windows {
-                base,
-                pixel_bytes,
-                zeros,
-                shape: *shape,
-                kw: w.kw,
-                out_h,
-                out_w,
-            };
+            let rows = Windows { base, pixel_bytes, zeros, shape: *shape, kw: w.kw, out_h, out_w };
             // SAFETY: passed on from the caller; Windows only names pixels of the image and the zero row.
             unsafe { driver::run(&kernel, weights, pixels, &rows, finish, out) }
         })?
@@ -309,14 +251,7 @@ unsafe impl Sync for Windows {}
 
 impl rows::Rows for Windows {
     fn fill(&self, first: usize, tap: usize, out: &mut [*const u8]) {
-        let Conv2dShape {
-            h,
-            w,
-            stride,
-            pad: [top, left, ..],
-            upsample,
-            ..
-        } = self.shape;
+        let Conv2dShape { h, w, stride, pad: [top, left, ..], upsample, .. } = self.shape;
         let (ky, kx) = (tap / self.kw, tap % self.kw);
         let (mut ox, rest) = (first % self.out_w, first / self.out_w);
         let (mut oy, mut image) = (rest % self.out_h, rest / self.out_h);

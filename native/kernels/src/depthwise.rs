@@ -24,18 +24,7 @@ pub(crate) unsafe fn run(
     parallel_for(shape.n * out_h, &|task| {
         // SAFETY: the taps are there.
         let taps = unsafe { taps.add(0) };
-        let row = OutputRow {
-            input,
-            shape,
-            kh,
-            kw,
-            taps,
-            finish,
-            out,
-            out_h,
-            out_w,
-            row: task,
-        };
+        let row = OutputRow { input, shape, kh, kw, taps, finish, out, out_h, out_w, row: task };
         simd::dispatch(isa, row);
     });
     Ok(())
@@ -84,14 +73,7 @@ impl OutputRow<'_> {
     /// As [`run`]; the CPU has the instructions of `S`.
     #[inline(always)]
     unsafe fn lanes<S: Simd>(&self, ox: usize, channel: usize) {
-        let Conv2dShape {
-            h,
-            w,
-            stride,
-            pad: [top, left, ..],
-            upsample,
-            ..
-        } = *self.shape;
+        let Conv2dShape { h, w, stride, pad: [top, left, ..], upsample, .. } = *self.shape;
         let (image, oy) = (self.row / self.out_h, self.row % self.out_h);
         let channels = self.input.columns;
         // SAFETY: the pixel is inside the image, the tap inside the kernel, the rest is the caller's promise.

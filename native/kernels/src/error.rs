@@ -63,10 +63,7 @@ impl KernelError {
     }
 
     pub(crate) fn shape(what: &'static str, reason: impl Into<String>) -> Self {
-        Self::InvalidShape {
-            what,
-            reason: reason.into(),
-        }
+        Self::InvalidShape { what, reason: reason.into() }
     }
 }
 
@@ -75,9 +72,7 @@ pub(crate) fn elements(what: &'static str, dims: &[usize]) -> Result<usize, Kern
     let mut product = 1usize;
     for &dim in dims {
         // A zero elsewhere must not hide an absurd dimension, hence no early return on 0.
-        product = product
-            .checked_mul(dim.max(1))
-            .ok_or(KernelError::Overflow(what))?;
+        product = product.checked_mul(dim.max(1)).ok_or(KernelError::Overflow(what))?;
     }
     if product > isize::MAX as usize / size_of::<f32>() {
         return Err(KernelError::Overflow(what));
@@ -86,21 +81,9 @@ pub(crate) fn elements(what: &'static str, dims: &[usize]) -> Result<usize, Kern
 }
 
 /// Checks that a slice has exactly the elements of `dims`.
-pub(crate) fn expect_len(
-    what: &'static str,
-    found: usize,
-    dims: &[usize],
-) -> Result<(), KernelError> {
+pub(crate) fn expect_len(what: &'static str, found: usize, dims: &[usize]) -> Result<(), KernelError> {
     let expected = elements(what, dims)?;
-    if found == expected {
-        Ok(())
-    } else {
-        Err(KernelError::Length {
-            what,
-            expected,
-            found,
-        })
-    }
+    if found == expected { Ok(()) } else { Err(KernelError::Length { what, expected, found }) }
 }
 
 #[cfg(test)]
@@ -111,23 +94,9 @@ mod tests {
     fn products_that_cannot_be_addressed_are_errors() {
         assert_eq!(elements("a", &[3, 4]), Ok(12));
         assert_eq!(elements("a", &[3, 0]), Ok(0));
-        assert_eq!(
-            elements("a", &[usize::MAX, 2]),
-            Err(KernelError::Overflow("a"))
-        );
-        assert_eq!(
-            elements("a", &[0, usize::MAX, 2]),
-            Err(KernelError::Overflow("a"))
-        );
-        assert_eq!(
-            elements("a", &[isize::MAX as usize]),
-            Err(KernelError::Overflow("a"))
-        );
-        assert!(
-            expect_len("a", 11, &[3, 4])
-                .unwrap_err()
-                .to_string()
-                .contains("12")
-        );
+        assert_eq!(elements("a", &[usize::MAX, 2]), Err(KernelError::Overflow("a")));
+        assert_eq!(elements("a", &[0, usize::MAX, 2]), Err(KernelError::Overflow("a")));
+        assert_eq!(elements("a", &[isize::MAX as usize]), Err(KernelError::Overflow("a")));
+        assert!(expect_len("a", 11, &[3, 4]).unwrap_err().to_string().contains("12"));
     }
 }

@@ -26,13 +26,7 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, plainest first.
-    pub const ALL: [Isa; 5] = [
-        Isa::Scalar,
-        Isa::Avx2,
-        Isa::Avx512,
-        Isa::Avx512Bf16,
-        Isa::Amx,
-    ];
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
     /// The name `SANGO_ISA` and the status reports use.
     pub fn name(self) -> &'static str {
@@ -47,8 +41,7 @@ impl Isa {
 
     /// Whether this CPU and operating system can run it.
     pub fn is_available(self) -> bool {
-        detected() & (1 << self as u32) != 0
-            || ASSUMED.load(Ordering::Relaxed) & (1 << self as u32) != 0
+        detected() & (1 << self as u32) != 0 || ASSUMED.load(Ordering::Relaxed) & (1 << self as u32) != 0
     }
 
     /// The instruction set in use on this thread: an enclosing [`Isa::run`], else `SANGO_ISA`, else the fastest.
@@ -82,11 +75,7 @@ impl Isa {
 
     /// The fastest instruction set of this machine.
     pub fn best() -> Isa {
-        Isa::ALL
-            .into_iter()
-            .rev()
-            .find(|isa| detected() & (1 << *isa as u32) != 0)
-            .unwrap_or(Isa::Scalar)
+        Isa::ALL.into_iter().rev().find(|isa| detected() & (1 << *isa as u32) != 0).unwrap_or(Isa::Scalar)
     }
 
     /// Runs `f` with this instruction set on the calling thread (the pool's threads follow for the kernels it calls).
@@ -115,11 +104,7 @@ impl Isa {
     }
 
     fn check(self) -> Result<Isa, KernelError> {
-        if self.is_available() {
-            Ok(self)
-        } else {
-            Err(unavailable(self.name()))
-        }
+        if self.is_available() { Ok(self) } else { Err(unavailable(self.name())) }
     }
 }
 
@@ -133,10 +118,7 @@ impl FromStr for Isa {
     type Err = KernelError;
 
     fn from_str(name: &str) -> Result<Isa, KernelError> {
-        Isa::ALL
-            .into_iter()
-            .find(|isa| isa.name().eq_ignore_ascii_case(name))
-            .ok_or_else(|| unavailable(name))
+        Isa::ALL.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name)).ok_or_else(|| unavailable(name))
     }
 }
 
@@ -146,15 +128,8 @@ thread_local! {
 static ASSUMED: AtomicU32 = AtomicU32::new(0);
 
 fn unavailable(wanted: &str) -> KernelError {
-    let names: Vec<_> = Isa::ALL
-        .into_iter()
-        .filter(|isa| isa.is_available())
-        .map(Isa::name)
-        .collect();
-    KernelError::IsaUnavailable {
-        wanted: wanted.to_owned(),
-        available: names.join(", "),
-    }
+    let names: Vec<_> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).map(Isa::name).collect();
+    KernelError::IsaUnavailable { wanted: wanted.to_owned(), available: names.join(", ") }
 }
 
 /// One bit per [`Isa`] the machine has.
@@ -230,10 +205,7 @@ mod tests {
             assert_eq!(isa.name().to_uppercase().parse::<Isa>(), Ok(isa));
         }
         let error = "sse9".parse::<Isa>().unwrap_err().to_string();
-        assert!(
-            error.contains("sse9") && error.contains("scalar"),
-            "{error}"
-        );
+        assert!(error.contains("sse9") && error.contains("scalar"), "{error}");
     }
 
     #[test]
@@ -242,9 +214,7 @@ mod tests {
         Isa::Scalar
             .run(|| {
                 assert_eq!(Isa::active(), Isa::Scalar);
-                std::thread::spawn(move || assert_eq!(Isa::active(), outside))
-                    .join()
-                    .unwrap();
+                std::thread::spawn(move || assert_eq!(Isa::active(), outside)).join().unwrap();
             })
             .unwrap();
         assert_eq!(Isa::active(), outside);

@@ -21,9 +21,7 @@ pub fn layer_norm(
         let mean = mean(row);
         let variance = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / row.len() as f32;
         let inverse = 1.0 / (variance + eps).sqrt();
-        out.iter_mut()
-            .zip(row)
-            .for_each(|(o, v)| *o = (v - mean) * inverse);
+        out.iter_mut().zip(row).for_each(|(o, v)| *o = (v - mean) * inverse);
     })
 }
 
@@ -31,13 +29,7 @@ pub fn layer_norm(
 ///
 /// # Errors
 /// As [`layer_norm`].
-pub fn rms_norm(
-    x: &[f32],
-    width: usize,
-    weight: Option<&[f32]>,
-    eps: f32,
-    out: &mut [f32],
-) -> Result<(), KernelError> {
+pub fn rms_norm(x: &[f32], width: usize, weight: Option<&[f32]>, eps: f32, out: &mut [f32]) -> Result<(), KernelError> {
     rows(x, width, weight, None, out, |row, out| {
         let square = row.iter().map(|v| v * v).sum::<f32>() / row.len() as f32;
         let inverse = 1.0 / (square + eps).sqrt();
@@ -62,10 +54,7 @@ pub fn group_norm(
     out: &mut [f32],
 ) -> Result<(), KernelError> {
     if groups == 0 || !channels.is_multiple_of(groups) {
-        return Err(KernelError::shape(
-            "groups",
-            format!("{channels} channels do not divide into {groups} groups"),
-        ));
+        return Err(KernelError::shape("groups", format!("{channels} channels do not divide into {groups} groups")));
     }
     expect_len("x", x.len(), &[n, pixels, channels])?;
     expect_len("out", out.len(), &[n, pixels, channels])?;
@@ -76,24 +65,14 @@ pub fn group_norm(
         let out = &mut out[image * pixels * channels..][..pixels * channels];
         for group in 0..groups {
             let first = group * width;
-            let values = || {
-                x.chunks_exact(channels)
-                    .flat_map(|pixel| &pixel[first..first + width])
-            };
+            let values = || x.chunks_exact(channels).flat_map(|pixel| &pixel[first..first + width]);
             let count = (pixels * width) as f64;
             let mean = values().map(|&v| f64::from(v)).sum::<f64>() / count;
-            let variance = values()
-                .map(|&v| (f64::from(v) - mean).powi(2))
-                .sum::<f64>()
-                / count;
-            let (mean, inverse) = (
-                mean as f32,
-                (1.0 / (variance + f64::from(eps)).sqrt()) as f32,
-            );
+            let variance = values().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count;
+            let (mean, inverse) = (mean as f32, (1.0 / (variance + f64::from(eps)).sqrt()) as f32);
             for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
                 for c in first..first + width {
-                    let scaled = (x[c] - mean) * inverse * weight.map_or(1.0, |w| w[c])
-                        + bias.map_or(0.0, |b| b[c]);
+                    let scaled = (x[c] - mean) * inverse * weight.map_or(1.0, |w| w[c]) + bias.map_or(0.0, |b| b[c]);
                     out[c] = activation.apply(scaled);
                 }
             }
@@ -121,10 +100,7 @@ fn rows(
     normalise: impl Fn(&[f32], &mut [f32]) + Sync,
 ) -> Result<(), KernelError> {
     if width == 0 || !x.len().is_multiple_of(width) {
-        return Err(KernelError::shape(
-            "x",
-            format!("{} values are not whole rows of {width}", x.len()),
-        ));
+        return Err(KernelError::shape("x", format!("{} values are not whole rows of {width}", x.len())));
     }
     let count = x.len() / width;
     elements("x", &[count, width])?;
@@ -155,30 +131,13 @@ mod tests {
     #[test]
     fn known_values() {
         let mut out = [0.0; 4];
-        layer_norm(
-            &[1.0, 3.0],
-            2,
-            Some(&[2.0, 1.0]),
-            Some(&[0.0, 0.5]),
-            0.0,
-            &mut out[..2],
-        )
-        .unwrap();
+        layer_norm(&[1.0, 3.0], 2, Some(&[2.0, 1.0]), Some(&[0.0, 0.5]), 0.0, &mut out[..2]).unwrap();
         assert_eq!(out[..2], [-2.0, 1.5]);
         rms_norm(&[3.0, 4.0], 2, None, 0.0, &mut out[..2]).unwrap();
         assert!((out[0] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6);
         // Two groups of one channel over two pixels.
-        group_norm(
-            &[0.0, 5.0, 2.0, 9.0],
-            (1, 2, 2),
-            2,
-            None,
-            Some(&[0.0, 1.0]),
-            0.0,
-            Activation::None,
-            &mut out,
-        )
-        .unwrap();
+        group_norm(&[0.0, 5.0, 2.0, 9.0], (1, 2, 2), 2, None, Some(&[0.0, 1.0]), 0.0, Activation::None, &mut out)
+            .unwrap();
         assert_eq!(out, [-1.0, 0.0, 1.0, 2.0]);
     }
 
@@ -188,19 +147,8 @@ mod tests {
         assert!(rms_norm(&[0.0; 4], 0, None, 0.0, &mut [0.0; 4]).is_err());
         assert!(rms_norm(&[0.0; 4], 2, Some(&[0.0; 3]), 0.0, &mut [0.0; 4]).is_err());
         let call = |groups, len: usize| {
-            group_norm(
-                &[0.0; 4],
-                (1, 2, 2),
-                groups,
-                None,
-                None,
-                0.0,
-                Activation::None,
-                &mut vec![0.0; len],
-            )
+            group_norm(&[0.0; 4], (1, 2, 2), groups, None, None, 0.0, Activation::None, &mut vec![0.0; len])
         };
-        assert!(
-            call(0, 4).is_err() && call(3, 4).is_err() && call(1, 3).is_err() && call(1, 4).is_ok()
-        );
+        assert!(call(0, 4).is_err() && call(3, 4).is_err() && call(1, 3).is_err() && call(1, 4).is_ok());
     }
 }

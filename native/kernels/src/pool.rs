@@ -100,11 +100,7 @@ impl Pool {
         // SAFETY: only the lifetime changes; the job is withdrawn and every worker has left it before this returns.
         let body_ptr: *const (dyn Fn(usize) + Sync + 'static) =
             unsafe { std::mem::transmute(std::ptr::from_ref(body)) };
-        *lock(&self.job) = Some(Job {
-            body: body_ptr,
-            tasks,
-            helpers,
-        });
+        *lock(&self.job) = Some(Job { body: body_ptr, tasks, helpers });
         self.next_task.store(0, SeqCst);
         self.open.store(ticket + 1, SeqCst);
         if *lock(&self.sleeping) > 0 {
@@ -143,9 +139,8 @@ impl Pool {
         let mut workers = lock(&self.workers);
         while *workers < wanted {
             let index = *workers;
-            let spawned = std::thread::Builder::new()
-                .name(format!("sango-kernels-{index}"))
-                .spawn(move || self.worker(index));
+            let spawned =
+                std::thread::Builder::new().name(format!("sango-kernels-{index}")).spawn(move || self.worker(index));
             if spawned.is_err() {
                 return; // The calling thread does all the work then.
             }
@@ -192,10 +187,7 @@ impl Pool {
                 *sleeping -= 1;
                 return ticket;
             }
-            sleeping = self
-                .wake
-                .wait(sleeping)
-                .unwrap_or_else(PoisonError::into_inner);
+            sleeping = self.wake.wait(sleeping).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -213,10 +205,7 @@ impl Turn {
         let ticket = self.next.fetch_add(1, SeqCst);
         let mut serving = lock(&self.serving);
         while *serving != ticket {
-            serving = self
-                .changed
-                .wait(serving)
-                .unwrap_or_else(PoisonError::into_inner);
+            serving = self.changed.wait(serving).unwrap_or_else(PoisonError::into_inner);
         }
         ticket
     }
@@ -258,10 +247,8 @@ impl Drop for InTask {
 
 /// Physical cores among those this process may run on: two hyper-threads share one core's multipliers.
 fn default_threads() -> usize {
-    if let Some(threads) = std::env::var("SANGO_NUM_THREADS")
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .filter(|&n: &usize| n > 0)
+    if let Some(threads) =
+        std::env::var("SANGO_NUM_THREADS").ok().and_then(|v| v.parse().ok()).filter(|&n: &usize| n > 0)
     {
         return threads;
     }
@@ -274,11 +261,7 @@ fn default_threads() -> usize {
             Err(_) => break,
         };
     }
-    if cores.is_empty() {
-        logical
-    } else {
-        logical.min(cores.len())
-    }
+    if cores.is_empty() { logical } else { logical.min(cores.len()) }
 }
 
 /// Sets flush-to-zero and denormals-are-zero for as long as it lives, then restores what the thread had.
@@ -297,18 +280,14 @@ impl FlushDenormals {
     fn new() -> Self {
         let mut saved = 0u32;
         // SAFETY: stmxcsr stores four bytes at the address given.
-        unsafe {
-            std::arch::asm!("stmxcsr [{}]", in(reg) &mut saved, options(nostack, preserves_flags))
-        };
+        unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &mut saved, options(nostack, preserves_flags)) };
         Self::load(saved | Self::FTZ_DAZ);
         Self { saved }
     }
 
     fn load(mxcsr: u32) {
         // SAFETY: only the two denormal bits differ from a value the thread was running with.
-        unsafe {
-            std::arch::asm!("ldmxcsr [{}]", in(reg) &mxcsr, options(nostack, preserves_flags))
-        };
+        unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &mxcsr, options(nostack, preserves_flags)) };
     }
 }
 
@@ -338,8 +317,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for round in 0..200 {
-                        let counts: Vec<AtomicUsize> =
-                            (0..round % 17).map(|_| AtomicUsize::new(0)).collect();
+                        let counts: Vec<AtomicUsize> = (0..round % 17).map(|_| AtomicUsize::new(0)).collect();
                         parallel_for(counts.len(), &|i| {
                             parallel_for(3, &|_| {
                                 counts[i].fetch_add(1, SeqCst);

@@ -44,11 +44,9 @@ unsafe impl Sync for AlignedBytes {}
 
 impl AlignedBytes {
     pub(crate) fn zeroed(len: usize) -> Result<Self, KernelError> {
-        let layout = Layout::from_size_align(len.max(ALIGN), ALIGN)
-            .map_err(|_| KernelError::OutOfMemory(len))?;
+        let layout = Layout::from_size_align(len.max(ALIGN), ALIGN).map_err(|_| KernelError::OutOfMemory(len))?;
         // SAFETY: the layout has a non-zero size.
-        let ptr =
-            NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(KernelError::OutOfMemory(len))?;
+        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(KernelError::OutOfMemory(len))?;
         Ok(Self { ptr, len })
     }
 
@@ -68,12 +66,7 @@ impl AlignedBytes {
 impl Drop for AlignedBytes {
     fn drop(&mut self) {
         // SAFETY: the same layout as in `zeroed`, which succeeded for this length.
-        unsafe {
-            dealloc(
-                self.ptr.as_ptr(),
-                Layout::from_size_align_unchecked(self.len.max(ALIGN), ALIGN),
-            )
-        }
+        unsafe { dealloc(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.len.max(ALIGN), ALIGN)) }
     }
 }
 
@@ -85,11 +78,7 @@ thread_local! {
 /// Calls may nest; memory is reused between calls on the same thread so that large buffers fault in only once.
 pub(crate) fn with<R>(len: usize, f: impl FnOnce(*mut u8) -> R) -> Result<R, KernelError> {
     let kept = STORE.with_borrow_mut(|store| {
-        let fit = store
-            .iter()
-            .enumerate()
-            .filter(|(_, b)| b.len() >= len)
-            .min_by_key(|(_, b)| b.len());
+        let fit = store.iter().enumerate().filter(|(_, b)| b.len() >= len).min_by_key(|(_, b)| b.len());
         fit.map(|(i, _)| i).map(|i| store.swap_remove(i))
     });
     let mut buffer = match kept {
@@ -100,9 +89,7 @@ pub(crate) fn with<R>(len: usize, f: impl FnOnce(*mut u8) -> R) -> Result<R, Ker
     STORE.with_borrow_mut(|store| {
         store.push(buffer);
         while store.iter().map(AlignedBytes::len).sum::<usize>() > KEEP {
-            let smallest = (0..store.len())
-                .min_by_key(|&i| store[i].len())
-                .expect("the store is not empty");
+            let smallest = (0..store.len()).min_by_key(|&i| store[i].len()).expect("the store is not empty");
             store.swap_remove(smallest);
         }
     });
@@ -123,9 +110,6 @@ mod tests {
             .unwrap();
         })
         .unwrap();
-        assert!(matches!(
-            AlignedBytes::zeroed(usize::MAX),
-            Err(KernelError::OutOfMemory(_))
-        ));
+        assert!(matches!(AlignedBytes::zeroed(usize::MAX), Err(KernelError::OutOfMemory(_))));
     }
 }

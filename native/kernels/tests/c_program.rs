@@ -7,13 +7,10 @@ use std::process::Command;
 fn static_library() -> PathBuf {
     let program = std::env::current_exe().expect("the test program has a path");
     let deps = program.parent().expect("test programs are in a folder");
-    let found = [
-        deps.to_owned(),
-        deps.parent().expect("deps is in a folder").to_owned(),
-    ]
-    .map(|folder| folder.join("libsango_kernels.a"))
-    .into_iter()
-    .find(|path| path.exists());
+    let found = [deps.to_owned(), deps.parent().expect("deps is in a folder").to_owned()]
+        .map(|folder| folder.join("libsango_kernels.a"))
+        .into_iter()
+        .find(|path| path.exists());
     found.unwrap_or_else(|| panic!("no libsango_kernels.a beside {}", program.display()))
 }
 
@@ -23,15 +20,7 @@ fn a_c_program_uses_the_library() {
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("use_kernels");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     let compiled = Command::new(&compiler)
-        .args([
-            "-std=c99",
-            "-Wall",
-            "-Wextra",
-            "-Wpedantic",
-            "-Werror",
-            "-O1",
-            "-I",
-        ])
+        .args(["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-I"])
         .arg(root.join("include"))
         .arg(root.join("tests/c/use_kernels.c"))
         .arg(static_library())
@@ -39,21 +28,11 @@ fn a_c_program_uses_the_library() {
         .arg(&program)
         .output()
         .unwrap_or_else(|error| panic!("the C compiler {compiler} does not start: {error}"));
-    assert!(
-        compiled.status.success(),
-        "{}",
-        String::from_utf8_lossy(&compiled.stderr)
-    );
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
 
     for isa in ["", "scalar"] {
-        let run = Command::new(&program)
-            .env("SANGO_ISA", isa)
-            .output()
-            .expect("the program starts");
+        let run = Command::new(&program).env("SANGO_ISA", isa).output().expect("the program starts");
         let said = String::from_utf8_lossy(&run.stdout);
-        assert!(
-            run.status.success() && said == "ok\n",
-            "SANGO_ISA={isa}: {said}"
-        );
+        assert!(run.status.success() && said == "ok\n", "SANGO_ISA={isa}: {said}");
     }
 }

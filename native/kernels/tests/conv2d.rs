@@ -3,9 +3,7 @@
 mod support;
 
 use proptest::prelude::*;
-use sango_kernels::{
-    Activation, Conv2dShape, Epilogue, KernelError, PackedConv2d, Precision, conv2d,
-};
+use sango_kernels::{Activation, Conv2dShape, Epilogue, KernelError, PackedConv2d, Precision, conv2d};
 use support::{Sum, activate, check, isas, noise, rounded};
 
 #[derive(Debug, Clone)]
@@ -23,92 +21,41 @@ struct Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let image = (
-        0usize..3,
-        1usize..14,
-        1usize..20,
-        1usize..4,
-        prop::array::uniform4(0usize..3),
-        1usize..3,
-    );
-    let channels = (
-        prop_oneof![1usize..20, 30usize..70],
-        prop_oneof![1usize..10, 30usize..70],
-    );
+    let image = (0usize..3, 1usize..14, 1usize..20, 1usize..4, prop::array::uniform4(0usize..3), 1usize..3);
+    let channels = (prop_oneof![1usize..20, 30usize..70], prop_oneof![1usize..10, 30usize..70]);
     let kernel = (1usize..4, 1usize..4);
     let activation = prop::sample::select(Activation::ALL.to_vec());
-    (
-        image,
-        channels,
-        kernel,
-        any::<[bool; 4]>(),
-        activation,
-        any::<u64>(),
-    )
-        .prop_map(
-            |((n, h, w, stride, pad, upsample), (c_in, c_out), kernel, flags, activation, seed)| {
-                Case {
-                    shape: Conv2dShape {
-                        n,
-                        h,
-                        w,
-                        stride,
-                        pad,
-                        upsample,
-                    },
-                    c_in,
-                    c_out: if flags[0] { c_in } else { c_out },
-                    kernel,
-                    depthwise: flags[0],
-                    precision: if flags[1] {
-                        Precision::Bf16
-                    } else {
-                        Precision::F32
-                    },
-                    bias: flags[2],
-                    residual: flags[3],
-                    activation,
-                    seed,
-                }
-            },
-        )
-        .prop_filter("the kernel fits", |case| {
-            case.shape.output(case.kernel.0, case.kernel.1).is_ok()
+    (image, channels, kernel, any::<[bool; 4]>(), activation, any::<u64>())
+        .prop_map(|((n, h, w, stride, pad, upsample), (c_in, c_out), kernel, flags, activation, seed)| Case {
+            shape: Conv2dShape { n, h, w, stride, pad, upsample },
+            c_in,
+            c_out: if flags[0] { c_in } else { c_out },
+            kernel,
+            // One channel in one group is an ordinary convolution.
+            depthwise: flags[0] && c_in > 1,
+            precision: if flags[1] { Precision::Bf16 } else { Precision::F32 },
+            bias: flags[2],
+            residual: flags[3],
+            activation,
+            seed,
         })
+        .prop_filter("the kernel fits", |case| case.shape.output(case.kernel.0, case.kernel.1).is_ok())
 }
 
 fn reference(case: &Case, x: &[f32], w: &[f32]) -> Vec<Sum> {
-    let Case {
-        shape,
-        c_in,
-        c_out,
-        kernel: (kh, kw),
-        depthwise,
-        ..
-    } = *case;
+    let Case { shape, c_in, c_out, kernel: (kh, kw), depthwise, .. } = *case;
     let (out_h, out_w) = shape.output(kh, kw).unwrap();
     // Depthwise convolutions are computed in f32 whatever the precision.
-    let precision = if depthwise {
-        Precision::F32
-    } else {
-        case.precision
-    };
+    let precision = if depthwise { Precision::F32 } else { case.precision };
     let mut sums = Vec::with_capacity(shape.n * out_h * out_w * c_out);
     for index in 0..shape.n * out_h * out_w * c_out {
         let (pixel, o) = (index / c_out, index % c_out);
-        let (image, oy, ox) = (
-            pixel / (out_h * out_w),
-            pixel / out_w % out_h,
-            pixel % out_w,
-        );
+        let (image, oy, ox) = (pixel / (out_h * out_w), pixel / out_w % out_h, pixel % out_w);
         let mut sum = Sum::default();
         for tap in 0..kh * kw {
             let y = (oy * shape.stride + tap / kw) as isize - shape.pad[0] as isize;
             let x_at = (ox * shape.stride + tap % kw) as isize - shape.pad[1] as isize;
-            let (up_h, up_w) = (
-                (shape.h * shape.upsample) as isize,
-                (shape.w * shape.upsample) as isize,
-            );
+            let (up_h, up_w) = ((shape.h * shape.upsample) as isize, (shape.w * shape.upsample) as isize);
             if y < 0 || x_at < 0 || y >= up_h || x_at >= up_w {
                 continue;
             }
@@ -119,10 +66,7 @@ fn reference(case: &Case, x: &[f32], w: &[f32]) -> Vec<Sum> {
                 continue;
             }
             for (c, &value) in pixel.iter().enumerate() {
-                sum.add(
-                    rounded(value, precision)
-                        * rounded(w[(o * c_in + c) * kh * kw + tap], precision),
-                );
+                sum.add(rounded(value, precision) * rounded(w[(o * c_in + c) * kh * kw + tap], precision));
             }
         }
         sums.push(sum);
@@ -131,44 +75,22 @@ fn reference(case: &Case, x: &[f32], w: &[f32]) -> Vec<Sum> {
 }
 
 fn verify(case: &Case) {
-    let &Case {
-        shape,
-        c_in,
-        c_out,
-        kernel: (kh, kw),
-        depthwise,
-        precision,
-        activation,
-        seed,
-        ..
-    } = case;
+    let &Case { shape, c_in, c_out, kernel: (kh, kw), depthwise, precision, activation, seed, .. } = case;
     let x = noise(shape.n * shape.h * shape.w * c_in, seed);
     let groups = if depthwise { c_in } else { 1 };
     let w = noise(c_out * (c_in / groups) * kh * kw, seed ^ 1);
     let sums = reference(case, &x, &w);
     let bias = case.bias.then(|| noise(c_out, seed ^ 2));
     let residual = case.residual.then(|| noise(sums.len(), seed ^ 3));
-    let epilogue = Epilogue {
-        bias: bias.as_deref(),
-        activation,
-        residual: residual.as_deref(),
-    };
+    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref() };
     for isa in isas() {
         let packed = PackedConv2d::from_f32(&w, (c_out, c_in, kh, kw), groups, precision).unwrap();
         let mut out = vec![f32::NAN; sums.len()];
-        isa.run(|| conv2d(&x, &shape, &packed, &epilogue, &mut out))
-            .unwrap()
-            .unwrap();
+        isa.run(|| conv2d(&x, &shape, &packed, &epilogue, &mut out)).unwrap().unwrap();
         for (i, (&got, sum)) in out.iter().zip(&sums).enumerate() {
             let bias = f64::from(bias.as_ref().map_or(0.0, |b| b[i % c_out]));
-            let want = activate(activation, sum.value + bias)
-                + f64::from(residual.as_ref().map_or(0.0, |r| r[i]));
-            check(
-                &format_args!("{isa} {case:?} at {i}"),
-                got,
-                want,
-                1.2 * (sum.magnitude + bias.abs()),
-            );
+            let want = activate(activation, sum.value + bias) + f64::from(residual.as_ref().map_or(0.0, |r| r[i]));
+            check(&format_args!("{isa} {case:?} at {i}"), got, want, 1.2 * (sum.magnitude + bias.abs()));
         }
     }
 }
@@ -185,10 +107,7 @@ proptest! {
 #[test]
 fn shapes_of_the_models() {
     let case = |h, w, c_in, c_out, k: usize, depthwise, upsample| Case {
-        shape: Conv2dShape {
-            upsample,
-            ..Conv2dShape::new(1, h, w, k / 2)
-        },
+        shape: Conv2dShape { upsample, ..Conv2dShape::new(1, h, w, k / 2) },
         c_in,
         c_out,
         kernel: (k, k),
@@ -199,11 +118,7 @@ fn shapes_of_the_models() {
         activation: Activation::Silu,
         seed: 5,
     };
-    let downsample = Conv2dShape {
-        stride: 2,
-        pad: [0, 0, 1, 1],
-        ..Conv2dShape::new(2, 16, 16, 0)
-    };
+    let downsample = Conv2dShape { stride: 2, pad: [0, 0, 1, 1], ..Conv2dShape::new(2, 16, 16, 0) };
     for precision in [Precision::F32, Precision::Bf16] {
         for case in [
             case(16, 16, 128, 128, 3, false, 1),
@@ -212,10 +127,7 @@ fn shapes_of_the_models() {
             case(24, 24, 3, 32, 3, false, 1),
             case(24, 24, 64, 3, 3, false, 1),
             case(16, 16, 96, 96, 3, true, 1),
-            Case {
-                shape: downsample,
-                ..case(16, 16, 64, 64, 3, false, 1)
-            },
+            Case { shape: downsample, ..case(16, 16, 64, 64, 3, false, 1) },
         ] {
             verify(&Case { precision, ..case });
         }
@@ -226,29 +138,17 @@ fn shapes_of_the_models() {
 fn nan_stays_under_its_windows() {
     let (size, channels) = (8, 32);
     for precision in [Precision::F32, Precision::Bf16] {
-        let w = PackedConv2d::from_f32(
-            &[1.0; 32 * 32 * 9],
-            (channels, channels, 3, 3),
-            1,
-            precision,
-        )
-        .unwrap();
+        let w = PackedConv2d::from_f32(&[1.0; 32 * 32 * 9], (channels, channels, 3, 3), 1, precision).unwrap();
         for isa in isas() {
             let mut x = vec![1.0; size * size * channels];
             x[(3 * size + 4) * channels + 7] = f32::NAN;
             let mut out = vec![0.0; x.len()];
             let shape = Conv2dShape::new(1, size, size, 1);
-            isa.run(|| conv2d(&x, &shape, &w, &Epilogue::default(), &mut out))
-                .unwrap()
-                .unwrap();
+            isa.run(|| conv2d(&x, &shape, &w, &Epilogue::default(), &mut out)).unwrap().unwrap();
             for (i, value) in out.iter().enumerate() {
                 let (y, x) = (i / channels / size, i / channels % size);
                 let under = y.abs_diff(3) <= 1 && x.abs_diff(4) <= 1;
-                assert_eq!(
-                    value.is_nan(),
-                    under,
-                    "{isa} {precision:?} at {y},{x}: {value}"
-                );
+                assert_eq!(value.is_nan(), under, "{isa} {precision:?} at {y},{x}: {value}");
             }
         }
     }
@@ -256,77 +156,24 @@ fn nan_stays_under_its_windows() {
 
 #[test]
 fn bad_shapes_are_errors() {
-    let pack = |len: usize, groups| {
-        PackedConv2d::from_f32(&vec![0.0; len], (4, 4, 3, 3), groups, Precision::F32)
-    };
+    let pack = |len: usize, groups| PackedConv2d::from_f32(&vec![0.0; len], (4, 4, 3, 3), groups, Precision::F32);
     assert!(pack(144, 1).is_ok() && pack(36, 4).is_ok());
     assert!(matches!(pack(143, 1), Err(KernelError::Length { .. })));
-    assert!(matches!(
-        pack(72, 2),
-        Err(KernelError::InvalidShape { what: "groups", .. })
-    ));
+    assert!(matches!(pack(72, 2), Err(KernelError::InvalidShape { what: "groups", .. })));
     assert!(PackedConv2d::from_f32(&[], (4, 4, 0, 3), 1, Precision::F32).is_err());
 
     let w = pack(144, 1).unwrap();
     let call = |shape: Conv2dShape, x: usize, out: usize| {
-        conv2d(
-            &vec![0.0; x],
-            &shape,
-            &w,
-            &Epilogue::default(),
-            &mut vec![0.0; out],
-        )
+        conv2d(&vec![0.0; x], &shape, &w, &Epilogue::default(), &mut vec![0.0; out])
     };
     let shape = Conv2dShape::new(1, 5, 5, 1);
     assert_eq!(call(shape, 100, 100), Ok(()));
-    assert!(matches!(
-        call(shape, 99, 100),
-        Err(KernelError::Length { what: "x", .. })
-    ));
-    assert!(matches!(
-        call(shape, 100, 99),
-        Err(KernelError::Length { what: "out", .. })
-    ));
-    assert!(matches!(
-        call(Conv2dShape { stride: 0, ..shape }, 100, 100),
-        Err(KernelError::InvalidShape { .. })
-    ));
-    assert!(matches!(
-        call(
-            Conv2dShape {
-                upsample: 3,
-                ..shape
-            },
-            100,
-            100
-        ),
-        Err(KernelError::InvalidShape { .. })
-    ));
-    assert!(matches!(
-        call(Conv2dShape { h: 0, ..shape }, 0, 0),
-        Err(KernelError::InvalidShape { .. })
-    ));
-    assert!(matches!(
-        call(
-            Conv2dShape {
-                h: usize::MAX,
-                ..shape
-            },
-            0,
-            0
-        ),
-        Err(KernelError::Overflow(_))
-    ));
-    assert!(matches!(
-        call(
-            Conv2dShape {
-                n: usize::MAX,
-                ..shape
-            },
-            0,
-            0
-        ),
-        Err(KernelError::Overflow(_))
-    ));
+    assert!(matches!(call(shape, 99, 100), Err(KernelError::Length { what: "x", .. })));
+    assert!(matches!(call(shape, 100, 99), Err(KernelError::Length { what: "out", .. })));
+    assert!(matches!(call(Conv2dShape { stride: 0, ..shape }, 100, 100), Err(KernelError::InvalidShape { .. })));
+    assert!(matches!(call(Conv2dShape { upsample: 3, ..shape }, 100, 100), Err(KernelError::InvalidShape { .. })));
+    assert!(matches!(call(Conv2dShape { h: 0, ..shape }, 0, 0), Err(KernelError::InvalidShape { .. })));
+    assert!(matches!(call(Conv2dShape { h: usize::MAX, ..shape }, 0, 0), Err(KernelError::Overflow(_))));
+    assert!(matches!(call(Conv2dShape { n: usize::MAX, ..shape }, 0, 0), Err(KernelError::Overflow(_))));
     assert_eq!(call(Conv2dShape { n: 0, ..shape }, 0, 0), Ok(()));
 }

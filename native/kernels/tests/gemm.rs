@@ -3,9 +3,7 @@
 mod support;
 
 use proptest::prelude::*;
-use sango_kernels::{
-    Activation, BLayout, Epilogue, KernelError, PackedWeights, Precision, gemm, matmul,
-};
+use sango_kernels::{Activation, BLayout, Epilogue, KernelError, PackedWeights, Precision, gemm, matmul};
 use support::{activate, check, isas, noise, reference_gemm};
 
 #[derive(Debug, Clone)]
@@ -22,63 +20,34 @@ struct Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let size = (
-        0usize..70,
-        0usize..140,
-        prop_oneof![0usize..80, 200usize..1100],
-    );
+    let size = (0usize..70, 0usize..140, prop_oneof![0usize..80, 200usize..1100]);
     let activation = prop::sample::select(Activation::ALL.to_vec());
-    (size, any::<[bool; 4]>(), activation, any::<u64>()).prop_map(
-        |((m, n, k), flags, activation, seed)| Case {
-            m,
-            n: if flags[1] { n / 2 * 2 } else { n },
-            k,
-            precision: if flags[0] {
-                Precision::Bf16
-            } else {
-                Precision::F32
-            },
-            gated: flags[1],
-            bias: flags[2],
-            residual: flags[3],
-            activation,
-            seed,
-        },
-    )
+    (size, any::<[bool; 4]>(), activation, any::<u64>()).prop_map(|((m, n, k), flags, activation, seed)| Case {
+        m,
+        n: if flags[1] { n / 2 * 2 } else { n },
+        k,
+        precision: if flags[0] { Precision::Bf16 } else { Precision::F32 },
+        gated: flags[1],
+        bias: flags[2],
+        residual: flags[3],
+        activation,
+        seed,
+    })
 }
 
 fn verify(case: &Case) {
-    let &Case {
-        m,
-        n,
-        k,
-        precision,
-        gated,
-        activation,
-        seed,
-        ..
-    } = case;
+    let &Case { m, n, k, precision, gated, activation, seed, .. } = case;
     let (a, w) = (noise(m * k, seed), noise(n * k, seed ^ 1));
     let columns = if gated { n / 2 } else { n };
     let bias = case.bias.then(|| noise(n, seed ^ 2));
     let residual = case.residual.then(|| noise(m * columns, seed ^ 3));
-    let pack = if gated {
-        PackedWeights::from_f32_gated
-    } else {
-        PackedWeights::from_f32
-    };
+    let pack = if gated { PackedWeights::from_f32_gated } else { PackedWeights::from_f32 };
     let packed = pack(&w, n, k, precision).unwrap();
-    let epilogue = Epilogue {
-        bias: bias.as_deref(),
-        activation,
-        residual: residual.as_deref(),
-    };
+    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref() };
     let sums = reference_gemm(&a, &w, (m, n, k), precision);
     for isa in isas() {
         let mut out = vec![f32::NAN; m * columns];
-        isa.run(|| gemm(&a, m, &packed, &epilogue, &mut out))
-            .unwrap()
-            .unwrap();
+        isa.run(|| gemm(&a, m, &packed, &epilogue, &mut out)).unwrap().unwrap();
         for (i, &got) in out.iter().enumerate() {
             let (row, column) = (i / columns, i % columns);
             let biased = |n_row: usize| {
@@ -97,12 +66,7 @@ fn verify(case: &Case) {
                 activate(activation, value)
             };
             let want = value + f64::from(residual.as_ref().map_or(0.0, |r| r[i]));
-            check(
-                &format_args!("{isa} {case:?} at {row},{column}"),
-                got,
-                want,
-                magnitude,
-            );
+            check(&format_args!("{isa} {case:?} at {row},{column}"), got, want, magnitude);
         }
     }
 }
@@ -118,29 +82,10 @@ proptest! {
 
 #[test]
 fn shapes_of_the_models() {
-    for (m, n, k, gated) in [
-        (256, 96, 1024, false),
-        (77, 64, 768, true),
-        (1, 256, 2816, false),
-        (3, 50, 1024, false),
-    ] {
+    for (m, n, k, gated) in [(256, 96, 1024, false), (77, 64, 768, true), (1, 256, 2816, false), (3, 50, 1024, false)] {
         for precision in [Precision::F32, Precision::Bf16] {
-            let activation = if gated {
-                Activation::Gelu
-            } else {
-                Activation::None
-            };
-            verify(&Case {
-                m,
-                n,
-                k,
-                precision,
-                gated,
-                bias: false,
-                residual: true,
-                activation,
-                seed: 7,
-            });
+            let activation = if gated { Activation::Gelu } else { Activation::None };
+            verify(&Case { m, n, k, precision, gated, bias: false, residual: true, activation, seed: 7 });
         }
     }
 }
@@ -157,9 +102,7 @@ fn nan_and_infinity_reach_their_outputs_and_no_others() {
             w[39 * k + 5] = f32::NAN;
             let packed = PackedWeights::from_f32(&w, n, k, precision).unwrap();
             let mut out = vec![0.0; m * n];
-            isa.run(|| gemm(&a, m, &packed, &Epilogue::default(), &mut out))
-                .unwrap()
-                .unwrap();
+            isa.run(|| gemm(&a, m, &packed, &Epilogue::default(), &mut out)).unwrap().unwrap();
             for (i, value) in out.iter().enumerate() {
                 match (i / n, i % n) {
                     (3, _) | (_, 39) => assert!(value.is_nan(), "{isa} {precision:?} {i}: {value}"),
@@ -178,9 +121,7 @@ fn denormals_count_as_zero_on_every_path() {
         for isa in isas() {
             let packed = PackedWeights::from_f32(&[1.0; 64], 1, 64, precision).unwrap();
             let mut out = [1.0];
-            isa.run(|| gemm(&[tiny; 64], 1, &packed, &Epilogue::default(), &mut out))
-                .unwrap()
-                .unwrap();
+            isa.run(|| gemm(&[tiny; 64], 1, &packed, &Epilogue::default(), &mut out)).unwrap().unwrap();
             assert_eq!(out, [0.0], "{isa} {precision:?}");
         }
     }
@@ -195,16 +136,9 @@ fn matmul_takes_either_layout() {
     for isa in isas() {
         for (layout, b) in [(BLayout::NK, &b), (BLayout::KN, &transposed)] {
             let mut out = vec![0.0; m * n];
-            isa.run(|| matmul(&a, b, layout, (m, n, k), &mut out))
-                .unwrap()
-                .unwrap();
+            isa.run(|| matmul(&a, b, layout, (m, n, k), &mut out)).unwrap().unwrap();
             for (got, want) in out.iter().zip(&want) {
-                check(
-                    &format_args!("{isa} {layout:?}"),
-                    *got,
-                    want.value,
-                    want.magnitude,
-                );
+                check(&format_args!("{isa} {layout:?}"), *got, want.value, want.magnitude);
             }
         }
     }
@@ -215,11 +149,7 @@ fn wrong_lengths_are_errors_and_leave_the_output_alone() {
     let packed = PackedWeights::from_f32(&[1.0; 6], 2, 3, Precision::F32).unwrap();
     let call = |a: usize, bias: usize, residual: usize, out: usize| {
         let (bias, residual) = (vec![0.0; bias], vec![0.0; residual]);
-        let epilogue = Epilogue {
-            bias: Some(&bias),
-            residual: Some(&residual),
-            ..Epilogue::default()
-        };
+        let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual), ..Epilogue::default() };
         let mut buffer = vec![5.0; out];
         let result = gemm(&vec![0.0; a], 2, &packed, &epilogue, &mut buffer);
         assert!(result.is_ok() || buffer.iter().all(|&v| v == 5.0));
@@ -227,10 +157,7 @@ fn wrong_lengths_are_errors_and_leave_the_output_alone() {
     };
     assert_eq!(call(6, 2, 4, 4), Ok(()));
     for (a, bias, residual, out) in [(5, 2, 4, 4), (6, 3, 4, 4), (6, 2, 3, 4), (6, 2, 4, 5)] {
-        assert!(matches!(
-            call(a, bias, residual, out),
-            Err(KernelError::Length { .. })
-        ));
+        assert!(matches!(call(a, bias, residual, out), Err(KernelError::Length { .. })));
     }
     let huge = gemm(&[], usize::MAX, &packed, &Epilogue::default(), &mut []);
     assert!(matches!(huge, Err(KernelError::Overflow(_))));

@@ -23,41 +23,25 @@ fn header() -> String {
 }
 
 fn rust() -> String {
-    ["mod", "gemm", "conv2d", "attention", "norm"]
-        .map(|name| read(&format!("src/ffi/{name}.rs")))
-        .join("\n")
+    ["mod", "gemm", "conv2d", "attention", "norm"].map(|name| read(&format!("src/ffi/{name}.rs"))).join("\n")
 }
 
 fn words(text: &str) -> String {
-    text.replace('*', " * ")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    text.replace('*', " * ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// `name -> "result (type name, …)"` of every prototype in the header.
 fn prototypes(header: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for statement in header.split(';') {
-        let statement = statement
-            .rsplit(['{', '}', '\n', '#'])
-            .next()
-            .map_or(statement, |_| statement);
+        let statement = statement.rsplit(['{', '}', '\n', '#']).next().map_or(statement, |_| statement);
         let Some((head, tail)) = statement.split_once('(') else {
             continue;
         };
-        let head = words(
-            head.rsplit('\n')
-                .find(|line| !line.trim().is_empty())
-                .unwrap_or(head),
-        );
+        let head = words(head.rsplit('\n').find(|line| !line.trim().is_empty()).unwrap_or(head));
         let (result, name) = head.rsplit_once(' ').expect("a result and a name");
         let arguments = words(tail.trim_end().trim_end_matches(')'));
-        let arguments = if arguments == "void" {
-            String::new()
-        } else {
-            arguments
-        };
+        let arguments = if arguments == "void" { String::new() } else { arguments };
         found.insert(name.to_owned(), format!("{result} ({arguments})"));
     }
     found
@@ -67,27 +51,15 @@ fn prototypes(header: &str) -> BTreeMap<String, String> {
 fn exports(rust: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for function in rust.split("#[unsafe(no_mangle)]").skip(1) {
-        let (_, signature) = function
-            .split_once("extern \"C\" fn ")
-            .expect("exported functions are extern \"C\"");
+        let (_, signature) = function.split_once("extern \"C\" fn ").expect("exported functions are extern \"C\"");
         let (name, rest) = signature.split_once('(').unwrap();
         let (arguments, rest) = rest.split_once(')').unwrap();
         let result = rest.split_once('{').unwrap().0.trim();
-        let result = result
-            .strip_prefix("->")
-            .map_or("void".to_owned(), |r| c_type(r.trim()));
-        let arguments = arguments
-            .split(',')
-            .map(str::trim)
-            .filter(|a| !a.is_empty())
-            .map(|argument| {
-                let (name, kind) = argument.split_once(':').unwrap();
-                format!(
-                    "{} {}",
-                    c_type(kind.trim()),
-                    name.trim().trim_end_matches("_kind")
-                )
-            });
+        let result = result.strip_prefix("->").map_or("void".to_owned(), |r| c_type(r.trim()));
+        let arguments = arguments.split(',').map(str::trim).filter(|a| !a.is_empty()).map(|argument| {
+            let (name, kind) = argument.split_once(':').unwrap();
+            format!("{} {}", c_type(kind.trim()), name.trim().trim_end_matches("_kind"))
+        });
         let arguments = arguments.collect::<Vec<_>>().join(", ");
         found.insert(name.to_owned(), format!("{result} ({arguments})"));
     }
@@ -124,20 +96,11 @@ fn c_type(rust: &str) -> String {
 #[test]
 fn prototypes_match_the_exported_functions() {
     // A mask's kind is called `mask_kind` on both sides; Rust's `activation_kind` only avoids a function's name.
-    let header: BTreeMap<_, _> = prototypes(&header())
-        .into_iter()
-        .map(|(name, p)| (name, p.replace("mask_kind", "mask")))
-        .collect();
+    let header: BTreeMap<_, _> =
+        prototypes(&header()).into_iter().map(|(name, p)| (name, p.replace("mask_kind", "mask"))).collect();
     let exports = exports(&rust());
-    assert!(
-        exports.len() >= 20,
-        "only {} exported functions found",
-        exports.len()
-    );
-    assert_eq!(
-        header.keys().collect::<Vec<_>>(),
-        exports.keys().collect::<Vec<_>>()
-    );
+    assert!(exports.len() >= 20, "only {} exported functions found", exports.len());
+    assert_eq!(header.keys().collect::<Vec<_>>(), exports.keys().collect::<Vec<_>>());
     for (name, prototype) in &header {
         assert_eq!(prototype, &exports[name], "{name}");
     }
@@ -145,53 +108,28 @@ fn prototypes_match_the_exported_functions() {
 
 /// `type field` pairs of a C structure, declarators with several names taken apart.
 fn c_fields(header: &str, name: &str) -> Vec<String> {
-    let body = header
-        .split_once(&format!("typedef struct {name} {{"))
-        .unwrap()
-        .1
-        .split_once('}')
-        .unwrap()
-        .0;
+    let body = header.split_once(&format!("typedef struct {name} {{")).unwrap().1.split_once('}').unwrap().0;
     let mut fields = Vec::new();
     for declaration in body.split(';').map(words).filter(|d| !d.is_empty()) {
-        let (first, others) = declaration
-            .split_once(',')
-            .map_or((declaration.as_str(), ""), |(a, b)| (a, b));
+        let (first, others) = declaration.split_once(',').map_or((declaration.as_str(), ""), |(a, b)| (a, b));
         let (kind, field) = first.rsplit_once(' ').unwrap();
-        fields.extend(
-            [field]
-                .into_iter()
-                .chain(others.split(','))
-                .map(str::trim)
-                .filter(|f| !f.is_empty())
-                .map(|f| {
-                    let (f, array) = f
-                        .split_once('[')
-                        .map_or((f, String::new()), |(f, n)| (f, format!("[{n}")));
-                    format!("{kind}{array} {f}")
-                }),
-        );
+        fields.extend([field].into_iter().chain(others.split(',')).map(str::trim).filter(|f| !f.is_empty()).map(|f| {
+            let (f, array) = f.split_once('[').map_or((f, String::new()), |(f, n)| (f, format!("[{n}")));
+            format!("{kind}{array} {f}")
+        }));
     }
     fields
 }
 
 fn rust_fields(rust: &str, name: &str) -> Vec<String> {
     let (before, body) = rust.split_once(&format!("pub struct {name} {{")).unwrap();
-    assert!(
-        before.ends_with("#[repr(C)]\n#[derive(Debug, Clone, Copy)]\n"),
-        "{name} is not repr(C)"
-    );
+    assert!(before.ends_with("#[repr(C)]\n#[derive(Debug, Clone, Copy)]\n"), "{name} is not repr(C)");
     let body = body.split_once('}').unwrap().0;
-    let fields = body
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("pub "));
+    let fields = body.lines().filter_map(|line| line.trim().strip_prefix("pub "));
     fields
         .map(|field| {
             let (name, kind) = field.trim_end_matches(',').split_once(": ").unwrap();
-            match kind
-                .strip_prefix('[')
-                .and_then(|k| k.strip_suffix(']')?.split_once("; "))
-            {
+            match kind.strip_prefix('[').and_then(|k| k.strip_suffix(']')?.split_once("; ")) {
                 Some((kind, len)) => format!("{}[{len}] {name}", c_type(kind)),
                 None => format!("{} {name}", c_type(kind)),
             }
@@ -215,44 +153,14 @@ fn structures_match() {
 #[test]
 fn codes_match() {
     let header = words(&header());
-    let has = |name: &str, value: i32| {
-        assert!(
-            header.contains(&format!("{name} = {value}")),
-            "{name} = {value}"
-        )
-    };
+    let has = |name: &str, value: i32| assert!(header.contains(&format!("{name} = {value}")), "{name} = {value}");
     has("SANGO_NULL_POINTER", KernelError::NullPointer("a").status());
-    has(
-        "SANGO_INVALID_SHAPE",
-        KernelError::InvalidShape {
-            what: "a",
-            reason: String::new(),
-        }
-        .status(),
-    );
-    has(
-        "SANGO_INVALID_SHAPE",
-        KernelError::Length {
-            what: "a",
-            expected: 1,
-            found: 2,
-        }
-        .status(),
-    );
+    has("SANGO_INVALID_SHAPE", KernelError::InvalidShape { what: "a", reason: String::new() }.status());
+    has("SANGO_INVALID_SHAPE", KernelError::Length { what: "a", expected: 1, found: 2 }.status());
     has("SANGO_OVERFLOW", KernelError::Overflow("a").status());
     has("SANGO_OUT_OF_MEMORY", KernelError::OutOfMemory(1).status());
-    has(
-        "SANGO_INVALID_ENUM",
-        KernelError::InvalidEnum {
-            what: "a",
-            value: 9,
-        }
-        .status(),
-    );
-    has(
-        "SANGO_ISA_UNAVAILABLE",
-        "mmx".parse::<sango_kernels::Isa>().unwrap_err().status(),
-    );
+    has("SANGO_INVALID_ENUM", KernelError::InvalidEnum { what: "a", value: 9 }.status());
+    has("SANGO_ISA_UNAVAILABLE", "mmx".parse::<sango_kernels::Isa>().unwrap_err().status());
     has("SANGO_PRECISION_F32", Precision::F32 as i32);
     has("SANGO_PRECISION_BF16", Precision::Bf16 as i32);
     for (name, activation) in [

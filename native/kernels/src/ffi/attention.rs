@@ -20,11 +20,7 @@ pub struct SangoStrides {
 
 impl From<SangoStrides> for Strides {
     fn from(strides: SangoStrides) -> Self {
-        Self {
-            batch: strides.batch,
-            head: strides.head,
-            position: strides.position,
-        }
+        Self { batch: strides.batch, head: strides.head, position: strides.position }
     }
 }
 
@@ -75,20 +71,8 @@ pub unsafe extern "C" fn sango_attention_f32(
         // SAFETY: the caller vouches for non-null pointers.
         unsafe {
             let call = Call::new(shape, mask_kind, mask)?;
-            let (q, k, v) = (
-                slice("q", q, call.q)?,
-                slice("k", k, call.kv.0)?,
-                slice("v", v, call.kv.1)?,
-            );
-            attention(
-                q,
-                k,
-                v,
-                &call.shape,
-                scale,
-                call.mask,
-                slice_mut("out", out, call.out)?,
-            )
+            let (q, k, v) = (slice("q", q, call.q)?, slice("k", k, call.kv.0)?, slice("v", v, call.kv.1)?);
+            attention(q, k, v, &call.shape, scale, call.mask, slice_mut("out", out, call.out)?)
         }
     })
 }
@@ -112,23 +96,11 @@ pub unsafe extern "C" fn sango_attention_bf16(
         // SAFETY: the caller vouches for non-null pointers.
         unsafe {
             let call = Call::new(shape, mask_kind, mask)?;
-            let (q, k, v) = (
-                slice("q", q, call.q)?,
-                slice("k", k, call.kv.0)?,
-                slice("v", v, call.kv.1)?,
-            );
+            let (q, k, v) = (slice("q", q, call.q)?, slice("k", k, call.kv.0)?, slice("v", v, call.kv.1)?);
             let out = slice_mut("out", out, call.out)?;
             // Gaps between the output's rows keep what they hold.
             let mut wide = widen(out)?;
-            attention(
-                &widen(q)?,
-                &widen(k)?,
-                &widen(v)?,
-                &call.shape,
-                scale,
-                call.mask,
-                &mut wide,
-            )?;
+            attention(&widen(q)?, &widen(k)?, &widen(v)?, &call.shape, scale, call.mask, &mut wide)?;
             super::narrow(&wide, out);
             Ok(())
         }
@@ -147,22 +119,10 @@ struct Call<'a> {
 impl<'a> Call<'a> {
     /// # Safety
     /// Non-null pointers are valid.
-    unsafe fn new(
-        shape: *const SangoAttentionShape,
-        mask_kind: i32,
-        mask: *const f32,
-    ) -> Result<Self, KernelError> {
+    unsafe fn new(shape: *const SangoAttentionShape, mask_kind: i32, mask: *const f32) -> Result<Self, KernelError> {
         // SAFETY: the caller vouches for a non-null pointer.
         let s = unsafe { shape.as_ref() }.ok_or(KernelError::NullPointer("shape"))?;
-        let SangoAttentionShape {
-            batch,
-            heads,
-            kv_heads,
-            q_len,
-            kv_len,
-            head_dim,
-            ..
-        } = *s;
+        let SangoAttentionShape { batch, heads, kv_heads, q_len, kv_len, head_dim, .. } = *s;
         let shape = AttentionShape {
             batch,
             heads,
@@ -182,16 +142,10 @@ impl<'a> Call<'a> {
                 let len = extent("mask", s.mask, (batch, heads, q_len, kv_len))?;
                 // SAFETY: the caller vouches for the elements.
                 let mask = unsafe { slice("mask", mask, len)? };
-                AttentionMask::Additive {
-                    mask,
-                    strides: s.mask.into(),
-                }
+                AttentionMask::Additive { mask, strides: s.mask.into() }
             }
             value => {
-                return Err(KernelError::InvalidEnum {
-                    what: "mask_kind",
-                    value: value.into(),
-                });
+                return Err(KernelError::InvalidEnum { what: "mask_kind", value: value.into() });
             }
         };
         Ok(Self {
@@ -216,14 +170,8 @@ fn extent(
     if elements(what, &[batch, heads, positions, width])? == 0 {
         return Ok(0);
     }
-    [
-        (batch, strides.batch),
-        (heads, strides.head),
-        (positions, strides.position),
-    ]
-    .into_iter()
-    .try_fold(width, |end, (count, stride)| {
-        end.checked_add((count - 1).checked_mul(stride)?)
-    })
-    .ok_or(KernelError::Overflow(what))
+    [(batch, strides.batch), (heads, strides.head), (positions, strides.position)]
+        .into_iter()
+        .try_fold(width, |end, (count, stride)| end.checked_add((count - 1).checked_mul(stride)?))
+        .ok_or(KernelError::Overflow(what))
 }

@@ -31,23 +31,8 @@ pub struct SangoConv2dShape {
 
 impl From<&SangoConv2dShape> for Conv2dShape {
     fn from(shape: &SangoConv2dShape) -> Self {
-        let SangoConv2dShape {
-            n,
-            h,
-            w,
-            stride,
-            pad,
-            upsample,
-            ..
-        } = *shape;
-        Self {
-            n,
-            h,
-            w,
-            stride,
-            pad,
-            upsample,
-        }
+        let SangoConv2dShape { n, h, w, stride, pad, upsample, .. } = *shape;
+        Self { n, h, w, stride, pad, upsample }
     }
 }
 
@@ -142,9 +127,7 @@ pub unsafe extern "C" fn sango_conv2d_output(
         // SAFETY: the caller vouches for non-null pointers.
         unsafe {
             let shape = shape.as_ref().ok_or(KernelError::NullPointer("shape"))?;
-            let weights = weights
-                .as_ref()
-                .ok_or(KernelError::NullPointer("weights"))?;
+            let weights = weights.as_ref().ok_or(KernelError::NullPointer("weights"))?;
             let out_h = out_h.as_mut().ok_or(KernelError::NullPointer("out_h"))?;
             let out_w = out_w.as_mut().ok_or(KernelError::NullPointer("out_w"))?;
             (*out_h, *out_w) = Conv2dShape::from(shape).output(weights.kh, weights.kw)?;
@@ -197,9 +180,7 @@ unsafe fn convolve<T: Scalar>(
     // SAFETY: the caller vouches for non-null pointers.
     unsafe {
         let c_shape = shape.as_ref().ok_or(KernelError::NullPointer("shape"))?;
-        let weights = weights
-            .as_ref()
-            .ok_or(KernelError::NullPointer("weights"))?;
+        let weights = weights.as_ref().ok_or(KernelError::NullPointer("weights"))?;
         let shape = Conv2dShape::from(c_shape);
         let (out_h, out_w) = shape.output(weights.kh, weights.kw)?;
         let in_pixels = elements("x", &[shape.n, shape.h, shape.w])?;

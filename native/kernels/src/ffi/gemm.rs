@@ -57,11 +57,7 @@ unsafe fn pack<T: Scalar + Element>(
     // SAFETY: not null; the caller vouches for the rest. A failure leaves null behind, which is safe to free.
     unsafe { weights.write(std::ptr::null_mut()) };
     matrix("w", w, n, k, stride)?;
-    let layout = Layout {
-        n_stride: stride,
-        tap_stride: 0,
-        channel_stride: 1,
-    };
+    let layout = Layout { n_stride: stride, tap_stride: 0, channel_stride: 1 };
     // SAFETY: the caller vouches for n rows of k values.
     unsafe {
         let packed = PackedWeights::pack(w, layout, n, 1, k, precision(wanted)?, gated)?;
@@ -171,9 +167,7 @@ unsafe fn multiply<T: Scalar>(
 ) -> Result<(), KernelError> {
     // SAFETY: the caller vouches for non-null pointers.
     unsafe {
-        let weights = weights
-            .as_ref()
-            .ok_or(KernelError::NullPointer("weights"))?;
+        let weights = weights.as_ref().ok_or(KernelError::NullPointer("weights"))?;
         let columns = weights.out_columns();
         let a = matrix("a", a, m, weights.k(), a_stride)?;
         let out = output(out, m, columns, out_stride)?;

@@ -34,9 +34,7 @@ fn guard(body: impl FnOnce() -> Result<(), KernelError>) -> sango_status {
         Ok(Err(error)) => (error.status(), error.to_string()),
         Err(payload) => {
             let text = payload.downcast_ref::<String>().map(String::as_str);
-            let text = text
-                .or(payload.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
+            let text = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
             (PANIC, format!("internal error: {text}"))
         }
     };
@@ -128,24 +126,12 @@ fn matrix<T: Scalar>(
     columns: usize,
     stride: usize,
 ) -> Result<Matrix, KernelError> {
-    let checked = Matrix {
-        ptr: ptr.cast(),
-        dtype: T::DTYPE,
-        rows,
-        columns,
-        stride,
-    };
+    let checked = Matrix { ptr: ptr.cast(), dtype: T::DTYPE, rows, columns, stride };
     if stride < columns {
-        return Err(KernelError::shape(
-            what,
-            format!("a stride of {stride} is below the {columns} columns"),
-        ));
+        return Err(KernelError::shape(what, format!("a stride of {stride} is below the {columns} columns")));
     }
     // The extent of all rows, padding included, must be addressable, whether or not some dimension is 0.
-    let extent = rows
-        .max(1)
-        .checked_mul(stride.max(1))
-        .filter(|&e| e <= isize::MAX as usize / 4);
+    let extent = rows.max(1).checked_mul(stride.max(1)).filter(|&e| e <= isize::MAX as usize / 4);
     extent.ok_or(KernelError::Overflow(what))?;
     if ptr.is_null() && rows > 0 && columns > 0 {
         return Err(KernelError::NullPointer(what));
@@ -153,18 +139,9 @@ fn matrix<T: Scalar>(
     Ok(checked)
 }
 
-fn output<T: Scalar>(
-    ptr: *mut T,
-    rows: usize,
-    columns: usize,
-    stride: usize,
-) -> Result<Output, KernelError> {
+fn output<T: Scalar>(ptr: *mut T, rows: usize, columns: usize, stride: usize) -> Result<Output, KernelError> {
     matrix("out", ptr.cast_const(), rows, columns, stride)?;
-    Ok(Output {
-        ptr: ptr.cast(),
-        dtype: T::DTYPE,
-        stride,
-    })
+    Ok(Output { ptr: ptr.cast(), dtype: T::DTYPE, stride })
 }
 
 /// Checks an epilogue against an output of `rows` by `columns` and `bias` biases.
@@ -178,22 +155,10 @@ unsafe fn finish<T: Scalar>(
 ) -> Result<crate::gemm::Finish, KernelError> {
     // SAFETY: the caller vouches for a non-null pointer.
     let Some(epilogue) = (unsafe { epilogue.as_ref() }) else {
-        return Ok(crate::gemm::Finish {
-            bias: None,
-            activation: Activation::None,
-            residual: None,
-        });
+        return Ok(crate::gemm::Finish { bias: None, activation: Activation::None, residual: None });
     };
     let residual = (!epilogue.residual.is_null())
-        .then(|| {
-            matrix(
-                "residual",
-                epilogue.residual.cast::<T>(),
-                rows,
-                columns,
-                epilogue.residual_stride,
-            )
-        })
+        .then(|| matrix("residual", epilogue.residual.cast::<T>(), rows, columns, epilogue.residual_stride))
         .transpose()?;
     Ok(crate::gemm::Finish {
         bias: (!epilogue.bias.is_null()).then_some(epilogue.bias),
@@ -204,20 +169,14 @@ unsafe fn finish<T: Scalar>(
 
 fn activation(value: i32) -> Result<Activation, KernelError> {
     let found = Activation::ALL.into_iter().find(|a| *a as i32 == value);
-    found.ok_or(KernelError::InvalidEnum {
-        what: "activation",
-        value: value.into(),
-    })
+    found.ok_or(KernelError::InvalidEnum { what: "activation", value: value.into() })
 }
 
 fn precision(value: i32) -> Result<Precision, KernelError> {
     match value {
         0 => Ok(Precision::F32),
         1 => Ok(Precision::Bf16),
-        _ => Err(KernelError::InvalidEnum {
-            what: "precision",
-            value: value.into(),
-        }),
+        _ => Err(KernelError::InvalidEnum { what: "precision", value: value.into() }),
     }
 }
 
@@ -225,11 +184,7 @@ fn precision(value: i32) -> Result<Precision, KernelError> {
 ///
 /// # Safety
 /// A non-null pointer has `len` elements that live and stay as they are for `'a`.
-unsafe fn slice<'a, T>(
-    what: &'static str,
-    ptr: *const T,
-    len: usize,
-) -> Result<&'a [T], KernelError> {
+unsafe fn slice<'a, T>(what: &'static str, ptr: *const T, len: usize) -> Result<&'a [T], KernelError> {
     if len > isize::MAX as usize / size_of::<T>() {
         return Err(KernelError::Overflow(what));
     }
@@ -245,11 +200,7 @@ unsafe fn slice<'a, T>(
 ///
 /// # Safety
 /// As [`slice`], and nothing else uses the memory during `'a`.
-unsafe fn slice_mut<'a, T>(
-    what: &'static str,
-    ptr: *mut T,
-    len: usize,
-) -> Result<&'a mut [T], KernelError> {
+unsafe fn slice_mut<'a, T>(what: &'static str, ptr: *mut T, len: usize) -> Result<&'a mut [T], KernelError> {
     if len > isize::MAX as usize / size_of::<T>() {
         return Err(KernelError::Overflow(what));
     }
@@ -264,23 +215,17 @@ unsafe fn slice_mut<'a, T>(
 /// f32 copies of bf16 values, for the operations that compute in f32 only.
 fn widen(values: &[bf16]) -> Result<Vec<f32>, KernelError> {
     let mut wide = zeros(values.len())?;
-    wide.iter_mut()
-        .zip(values)
-        .for_each(|(w, v)| *w = v.to_f32());
+    wide.iter_mut().zip(values).for_each(|(w, v)| *w = v.to_f32());
     Ok(wide)
 }
 
 fn zeros(len: usize) -> Result<Vec<f32>, KernelError> {
     let mut values = Vec::new();
-    values
-        .try_reserve_exact(len)
-        .map_err(|_| KernelError::OutOfMemory(len.saturating_mul(4)))?;
+    values.try_reserve_exact(len).map_err(|_| KernelError::OutOfMemory(len.saturating_mul(4)))?;
     values.resize(len, 0.0);
     Ok(values)
 }
 
 fn narrow(values: &[f32], out: &mut [bf16]) {
-    out.iter_mut()
-        .zip(values)
-        .for_each(|(o, v)| *o = bf16::from_f32(*v));
+    out.iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f32(*v));
 }

@@ -24,13 +24,8 @@ pub unsafe extern "C" fn sango_layer_norm_f32(
 ) -> sango_status {
     // SAFETY: passed on from the caller.
     guard(|| unsafe {
-        let (weight, bias) = (
-            optional("weight", weight, width)?,
-            optional("bias", bias, width)?,
-        );
-        each_row((x, x_stride), (out, out_stride), rows, width, |x, out| {
-            layer_norm(x, width, weight, bias, eps, out)
-        })
+        let (weight, bias) = (optional("weight", weight, width)?, optional("bias", bias, width)?);
+        each_row((x, x_stride), (out, out_stride), rows, width, |x, out| layer_norm(x, width, weight, bias, eps, out))
     })
 }
 
@@ -52,14 +47,9 @@ pub unsafe extern "C" fn sango_layer_norm_bf16(
 ) -> sango_status {
     // SAFETY: passed on from the caller.
     guard(|| unsafe {
-        let (weight, bias) = (
-            optional("weight", weight, width)?,
-            optional("bias", bias, width)?,
-        );
+        let (weight, bias) = (optional("weight", weight, width)?, optional("bias", bias, width)?);
         each_row((x, x_stride), (out, out_stride), rows, width, |x, out| {
-            in_f32(x, out, |x, out| {
-                layer_norm(x, width, weight, bias, eps, out)
-            })
+            in_f32(x, out, |x, out| layer_norm(x, width, weight, bias, eps, out))
         })
     })
 }
@@ -82,9 +72,7 @@ pub unsafe extern "C" fn sango_rms_norm_f32(
     // SAFETY: passed on from the caller.
     guard(|| unsafe {
         let weight = optional("weight", weight, width)?;
-        each_row((x, x_stride), (out, out_stride), rows, width, |x, out| {
-            rms_norm(x, width, weight, eps, out)
-        })
+        each_row((x, x_stride), (out, out_stride), rows, width, |x, out| rms_norm(x, width, weight, eps, out))
     })
 }
 
@@ -132,21 +120,9 @@ pub unsafe extern "C" fn sango_group_norm_f32(
     // SAFETY: passed on from the caller.
     guard(|| unsafe {
         let len = elements("x", &[n, pixels, channels])?;
-        let (weight, bias) = (
-            optional("weight", weight, channels)?,
-            optional("bias", bias, channels)?,
-        );
+        let (weight, bias) = (optional("weight", weight, channels)?, optional("bias", bias, channels)?);
         let (x, out) = (slice("x", x, len)?, slice_mut("out", out, len)?);
-        group_norm(
-            x,
-            (n, pixels, channels),
-            groups,
-            weight,
-            bias,
-            eps,
-            activation(activation_kind)?,
-            out,
-        )
+        group_norm(x, (n, pixels, channels), groups, weight, bias, eps, activation(activation_kind)?, out)
     })
 }
 
@@ -170,37 +146,17 @@ pub unsafe extern "C" fn sango_group_norm_bf16(
     // SAFETY: passed on from the caller.
     guard(|| unsafe {
         let len = elements("x", &[n, pixels, channels])?;
-        let (weight, bias) = (
-            optional("weight", weight, channels)?,
-            optional("bias", bias, channels)?,
-        );
+        let (weight, bias) = (optional("weight", weight, channels)?, optional("bias", bias, channels)?);
         let activation = activation(activation_kind)?;
-        in_f32(
-            slice("x", x, len)?,
-            slice_mut("out", out, len)?,
-            |x, out| {
-                group_norm(
-                    x,
-                    (n, pixels, channels),
-                    groups,
-                    weight,
-                    bias,
-                    eps,
-                    activation,
-                    out,
-                )
-            },
-        )
+        in_f32(slice("x", x, len)?, slice_mut("out", out, len)?, |x, out| {
+            group_norm(x, (n, pixels, channels), groups, weight, bias, eps, activation, out)
+        })
     })
 }
 
 /// # Safety
 /// As [`slice`].
-unsafe fn optional<'a>(
-    what: &'static str,
-    ptr: *const f32,
-    len: usize,
-) -> Result<Option<&'a [f32]>, KernelError> {
+unsafe fn optional<'a>(what: &'static str, ptr: *const f32, len: usize) -> Result<Option<&'a [f32]>, KernelError> {
     if ptr.is_null() {
         Ok(None)
     } else {
@@ -222,19 +178,12 @@ unsafe fn each_row<T: super::Scalar>(
 ) -> Result<(), KernelError> {
     super::matrix("x", x, rows, width, x_stride)?;
     super::output(out, rows, width, out_stride)?;
-    let (calls, len) = if x_stride == width && out_stride == width {
-        (1, rows * width)
-    } else {
-        (rows, width)
-    };
+    let (calls, len) = if x_stride == width && out_stride == width { (1, rows * width) } else { (rows, width) };
     for row in 0..calls {
         // SAFETY: the extent of both was checked; the caller vouches for the memory.
         unsafe {
             let x = slice("x", x.wrapping_add(row * x_stride), len)?;
-            body(
-                x,
-                slice_mut("out", out.wrapping_add(row * out_stride), len)?,
-            )?;
+            body(x, slice_mut("out", out.wrapping_add(row * out_stride), len)?)?;
         }
     }
     Ok(())

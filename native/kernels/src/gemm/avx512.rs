@@ -146,10 +146,7 @@ unsafe fn multiply<S: Step, const LIVE: usize>(tile: &Tile<'_>) {
             }
             let panel = tile.panel.add(tap * tile.tap_bytes + first * 128);
             for step in 0..steps {
-                let b = [
-                    S::weights(panel.add(step * 128), 0),
-                    S::weights(panel.add(step * 128), 1),
-                ];
+                let b = [S::weights(panel.add(step * 128), 0), S::weights(panel.add(step * 128), 1)];
                 for row in 0..LIVE {
                     let a = S::rows(rows[row].add(step * S::ROW_BYTES));
                     sums[row][0] = S::multiply_add(a, b[0], sums[row][0]);

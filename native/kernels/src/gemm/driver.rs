@@ -12,17 +12,20 @@ use crate::pool::{num_threads, parallel_for};
 use crate::simd::Simd;
 use crate::{Isa, KernelError, scratch};
 
-#[cfg(target_arch = "x86_64")]
-use super::avx512;
 use super::epilogue::{Finish, Store};
 use super::rows::{Dtype, RowFormat, Rows};
 use super::{PANEL, PackedWeights, Precision, row_format, scalar};
+#[cfg(target_arch = "x86_64")]
+use super::{amx, avx512};
 
 /// What a micro-kernel multiplies: some rows of A by one block of a panel.
 pub(crate) struct Tile<'a> {
     /// Row pointers, `[tap][row]` with `row_stride` entries per tap.
     pub rows: *const *const u8,
     pub row_stride: usize,
+    /// Bytes from one row to the next for each `[tap][16 rows]`, 0 where they are not equally far apart. Only filled in
+    /// for kernels with [`Kernel::strides`].
+    pub row_strides: *const usize,
     /// Live rows, at most the kernel's `tile_rows`.
     pub live: usize,
     /// The panel, and the bytes of one tap of it.
@@ -54,6 +57,10 @@ pub(crate) struct Kernel {
     /// # Safety
     /// The CPU has the kernel's instructions and everything the tile names exists.
     pub multiply: unsafe fn(&Tile<'_>),
+    /// Whether `multiply` reads [`Tile::row_strides`].
+    pub strides: bool,
+    /// Called on the task's thread before its first and after its last tile.
+    pub around: Option<(unsafe fn(), unsafe fn())>,
 }
 
 /// Where the output goes.
@@ -70,11 +77,7 @@ unsafe impl Sync for Output {}
 
 impl Output {
     pub(crate) fn f32(ptr: *mut f32, stride: usize) -> Self {
-        Self {
-            ptr: ptr.cast(),
-            dtype: Dtype::F32,
-            stride,
-        }
+        Self { ptr: ptr.cast(), dtype: Dtype::F32, stride }
     }
 
     /// Stores one vector.
@@ -94,34 +97,47 @@ impl Output {
     }
 }
 
-/// The micro-kernel for weights of this precision, on the active instruction set.
-pub(crate) fn kernel(precision: Precision) -> Kernel {
-    let isa = Isa::active();
-    let rows = row_format(isa, precision);
-    let (tile_rows, block, multiply): (usize, usize, unsafe fn(&Tile<'_>)) = match (isa, precision)
-    {
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512Bf16, Precision::Bf16) => (avx512::ROWS, 512, avx512::multiply_bf16),
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, Precision::Bf16) => (avx512::ROWS, 512, avx512::multiply_widened),
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx, Precision::F32) => {
-            (avx512::ROWS, 256, avx512::multiply_f32)
-        }
-        (_, Precision::F32) => (8, 256, scalar::multiply_f32),
-        (_, Precision::Bf16) => (8, 256, scalar::multiply_bf16),
-    };
-    Kernel {
+/// The micro-kernel for weights of this precision and `m` rows, on the active instruction set.
+pub(crate) fn kernel(precision: Precision, m: usize) -> Kernel {
+    let mut isa = Isa::active();
+    if isa == Isa::Amx && (precision == Precision::F32 || m <= FEW_ROWS) {
+        isa = Isa::Avx512Bf16;
+    }
+    let plain = |tile_rows, block, multiply| Kernel {
         tile_rows,
         block,
-        rows,
+        rows: row_format(isa, precision),
         isa,
         multiply,
+        strides: false,
+        around: None,
+    };
+    match (isa, precision) {
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Amx, _) => Kernel {
+            strides: true,
+            around: Some((amx::configure, amx::release)),
+            ..plain(amx::ROWS, 512, amx::multiply)
+        },
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512Bf16, Precision::Bf16) => plain(avx512::ROWS, 512, avx512::multiply_bf16),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, Precision::Bf16) => plain(avx512::ROWS, 512, avx512::multiply_widened),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512 | Isa::Avx512Bf16, Precision::F32) => plain(avx512::ROWS, 256, avx512::multiply_f32),
+        (_, Precision::F32) => plain(8, 256, scalar::multiply_f32),
+        (_, Precision::Bf16) => plain(8, 256, scalar::multiply_bf16),
     }
 }
 
-/// Entries of the row-pointer table of one task: 32 KiB, half of a small L1 cache... kept in L2.
+/// Up to here the weights' bandwidth is the limit, and a 32-row tile would mostly multiply zeros.
+const FEW_ROWS: usize = 4;
+
+/// Entries of the row-pointer table of one task: 32 KiB, which stays in L2 beside a panel.
 const TABLE: usize = 4096;
+
+/// Rows that share an entry of [`Tile::row_strides`].
+const GROUP: usize = 16;
 
 /// Computes `m` rows of output.
 ///
@@ -139,38 +155,23 @@ pub(crate) unsafe fn run(
     let blocks = blocks(w.taps, w.channels, kernel.block);
     let failed = std::sync::Mutex::new(None);
     parallel_for(plan.tasks(), &|task| {
-        let table_bytes = w.taps * plan.task_rows * size_of::<*const u8>();
         let sums_bytes = plan.task_rows * PANEL * size_of::<f32>();
-        let result = scratch::with(table_bytes.next_multiple_of(64) + sums_bytes, |memory| {
-            let sums = memory
-                .wrapping_add(table_bytes.next_multiple_of(64))
-                .cast::<f32>();
-            // SAFETY: the scratch holds the table and the sums; the caller vouches for the rest.
+        let entries = w.taps * plan.task_rows;
+        let result = scratch::with(sums_bytes + (entries + entries.div_ceil(GROUP)) * size_of::<usize>(), |memory| {
+            let table = memory.wrapping_add(sums_bytes).cast::<*const u8>();
+            let memory = Memory { sums: memory.cast(), table, strides: table.wrapping_add(entries).cast() };
+            // SAFETY: the scratch is that large; the caller vouches for the rest.
             unsafe {
-                run_task(
-                    kernel,
-                    w,
-                    &plan,
-                    &blocks,
-                    task,
-                    rows,
-                    finish,
-                    out,
-                    memory.cast(),
-                    sums,
-                )
+                kernel.around.inspect(|(before, _)| before());
+                run_task(kernel, w, &plan, &blocks, task, rows, finish, out, &memory);
+                kernel.around.inspect(|(_, after)| after());
             }
         });
         if let Err(error) = result {
-            *failed
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
+            *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
         }
     });
-    match failed
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-    {
+    match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(()),
     }
@@ -193,12 +194,7 @@ impl Plan {
         let wanted = 4 * num_threads();
         let row_chunks = m.div_ceil(task_rows);
         let task_panels = panels.div_ceil(wanted.div_ceil(row_chunks)).max(1);
-        Self {
-            m,
-            panels,
-            task_rows,
-            task_panels,
-        }
+        Self { m, panels, task_rows, task_panels }
     }
 
     fn tasks(&self) -> usize {
@@ -206,8 +202,18 @@ impl Plan {
     }
 }
 
+/// The scratch memory of one task.
+struct Memory {
+    /// `[task_rows][32]`
+    sums: *mut f32,
+    /// `[taps][task_rows]`
+    table: *mut *const u8,
+    /// `[taps][task_rows / 16]`
+    strides: *mut usize,
+}
+
 /// # Safety
-/// As [`run`]; `table` holds `taps · task_rows` pointers and `sums` `task_rows · 32` values.
+/// As [`run`]; this thread may use the memory.
 #[allow(clippy::too_many_arguments)]
 unsafe fn run_task(
     kernel: &Kernel,
@@ -218,17 +224,23 @@ unsafe fn run_task(
     rows: &dyn Rows,
     finish: &Finish,
     out: Output,
-    table: *mut *const u8,
-    sums: *mut f32,
+    memory: &Memory,
 ) {
     let chunks = plan.m.div_ceil(plan.task_rows);
     let first_row = (task % chunks) * plan.task_rows;
     let live_rows = plan.task_rows.min(plan.m - first_row);
     let first_panel = (task / chunks) * plan.task_panels;
-    // SAFETY: the table has that many entries.
-    let pointers = unsafe { std::slice::from_raw_parts_mut(table, w.taps * plan.task_rows) };
-    for (tap, pointers) in pointers.chunks_exact_mut(plan.task_rows).enumerate() {
-        rows.fill(first_row, tap, &mut pointers[..live_rows]);
+    let Memory { sums, table, strides } = *memory;
+    for tap in 0..w.taps {
+        // SAFETY: the table has a row of entries per tap, initialised memory like all scratch.
+        let pointers = unsafe { std::slice::from_raw_parts_mut(table.add(tap * plan.task_rows), live_rows) };
+        rows.fill(first_row, tap, pointers);
+        if kernel.strides {
+            for (group, pointers) in pointers.chunks(GROUP).enumerate() {
+                // SAFETY: there is an entry per tap and group.
+                unsafe { *strides.add(tap * (plan.task_rows / GROUP) + group) = common_stride(pointers) };
+            }
+        }
     }
     for panel in first_panel..(first_panel + plan.task_panels).min(plan.panels) {
         for (i, block) in blocks.iter().enumerate() {
@@ -237,6 +249,8 @@ unsafe fn run_task(
                     // SAFETY: row < live_rows <= task_rows.
                     rows: unsafe { table.add(row) },
                     row_stride: plan.task_rows,
+                    // SAFETY: as above; tiles of kernels that read strides are a multiple of 16 rows.
+                    row_strides: unsafe { strides.add(row / GROUP) },
                     live: kernel.tile_rows.min(live_rows - row),
                     panel: w.panel(panel),
                     tap_bytes: w.tap_bytes(),
@@ -251,48 +265,37 @@ unsafe fn run_task(
         }
         // SAFETY: the panel's columns and these rows exist in the output.
         unsafe {
-            let store = Store {
-                w,
-                panel,
-                first_row,
-                rows: live_rows,
-                sums,
-                finish,
-                out,
-            };
+            let store = Store { w, panel, first_row, rows: live_rows, sums, finish, out };
             store.store(kernel.isa);
         }
     }
 }
 
+/// The distance between successive rows of a full group if it is always the same, else 0.
+fn common_stride(rows: &[*const u8]) -> usize {
+    let stride = (rows[1 % rows.len()] as usize).wrapping_sub(rows[0] as usize);
+    let equal = rows.windows(2).all(|pair| (pair[1] as usize).wrapping_sub(pair[0] as usize) == stride);
+    if rows.len() == GROUP && equal { stride } else { 0 }
+}
+
 /// Cuts the reduction into blocks of at most `limit` channels.
 fn blocks(taps: usize, channels: usize, limit: usize) -> Vec<Block> {
     if taps * channels == 0 {
-        return vec![Block {
-            taps: 0..0,
-            channels: 0..0,
-        }];
+        return vec![Block { taps: 0..0, channels: 0..0 }];
     }
     if channels > limit {
         let parts = channels.div_ceil(limit);
         let size = channels.div_ceil(parts).next_multiple_of(PANEL);
         return (0..taps)
             .flat_map(|tap| {
-                (0..channels).step_by(size).map(move |c| Block {
-                    taps: tap..tap + 1,
-                    channels: c..(c + size).min(channels),
-                })
+                (0..channels)
+                    .step_by(size)
+                    .map(move |c| Block { taps: tap..tap + 1, channels: c..(c + size).min(channels) })
             })
             .collect();
     }
     let group = (limit / channels).clamp(1, taps);
-    (0..taps)
-        .step_by(group)
-        .map(|tap| Block {
-            taps: tap..(tap + group).min(taps),
-            channels: 0..channels,
-        })
-        .collect()
+    (0..taps).step_by(group).map(|tap| Block { taps: tap..(tap + group).min(taps), channels: 0..channels }).collect()
 }
 
 #[cfg(test)]
@@ -301,27 +304,14 @@ mod tests {
 
     #[test]
     fn blocks_cover_the_reduction_once() {
-        for (taps, channels) in [
-            (1, 1),
-            (1, 1000),
-            (9, 3),
-            (9, 128),
-            (9, 768),
-            (1, 256),
-            (4, 257),
-            (0, 5),
-            (3, 0),
-        ] {
+        for (taps, channels) in [(1, 1), (1, 1000), (9, 3), (9, 128), (9, 768), (1, 256), (4, 257), (0, 5), (3, 0)] {
             let mut seen = vec![0; taps * channels];
             let blocks = blocks(taps, channels, 256);
             for block in &blocks {
                 assert!(block.taps.len() * block.channels.len() <= 256);
                 assert!(block.channels.start % 32 == 0);
                 for tap in block.taps.clone() {
-                    block
-                        .channels
-                        .clone()
-                        .for_each(|c| seen[tap * channels + c] += 1);
+                    block.channels.clone().for_each(|c| seen[tap * channels + c] += 1);
                 }
             }
             assert!(seen.iter().all(|&n| n == 1), "{taps} {channels} {blocks:?}");

@@ -1,6 +1,8 @@
 //! Matrix products with packed weights: `out = epilogue(a · wᵀ)`.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod driver;
 mod epilogue;
@@ -54,10 +56,7 @@ pub fn gemm(
 ) -> Result<(), KernelError> {
     let columns = w.out_columns();
     if w.taps != 1 {
-        return Err(KernelError::shape(
-            "w",
-            "these weights were packed for a convolution",
-        ));
+        return Err(KernelError::shape("w", "these weights were packed for a convolution"));
     }
     expect_len("a", a.len(), &[m, w.k()])?;
     expect_len("out", out.len(), &[m, columns])?;
@@ -80,20 +79,11 @@ pub fn matmul(
 ) -> Result<(), KernelError> {
     expect_len("b", b.len(), &[n, k])?;
     let layout = match b_layout {
-        BLayout::KN => Layout {
-            n_stride: 1,
-            tap_stride: 0,
-            channel_stride: n,
-        },
-        BLayout::NK => Layout {
-            n_stride: k,
-            tap_stride: 0,
-            channel_stride: 1,
-        },
+        BLayout::KN => Layout { n_stride: 1, tap_stride: 0, channel_stride: n },
+        BLayout::NK => Layout { n_stride: k, tap_stride: 0, channel_stride: 1 },
     };
     // SAFETY: the slice holds n · k elements, laid out so.
-    let packed =
-        unsafe { PackedWeights::pack(b.as_ptr(), layout, n, 1, k, Precision::F32, false)? };
+    let packed = unsafe { PackedWeights::pack(b.as_ptr(), layout, n, 1, k, Precision::F32, false)? };
     gemm(a, m, &packed, &Epilogue::default(), out)
 }
 
@@ -101,22 +91,13 @@ pub fn matmul(
 ///
 /// # Safety
 /// `a` is readable, `out` writable and `finish` readable for `a.rows` rows of the weights' shape.
-pub(crate) unsafe fn run(
-    a: Matrix,
-    w: &PackedWeights,
-    finish: &Finish,
-    out: Output,
-) -> Result<(), KernelError> {
+pub(crate) unsafe fn run(a: Matrix, w: &PackedWeights, finish: &Finish, out: Output) -> Result<(), KernelError> {
     if a.rows == 0 || w.out_columns() == 0 {
         return Ok(());
     }
-    let kernel = driver::kernel(w.precision);
+    let kernel = driver::kernel(w.precision, a.rows);
     // SAFETY: passed on from the caller.
-    unsafe {
-        rows::with_matrix_rows(&a, kernel.rows, |rows| {
-            driver::run(&kernel, w, a.rows, rows, finish, out)
-        })?
-    }
+    unsafe { rows::with_matrix_rows(&a, kernel.rows, |rows| driver::run(&kernel, w, a.rows, rows, finish, out))? }
 }
 
 impl Epilogue<'_> {
@@ -132,9 +113,7 @@ impl Epilogue<'_> {
         Ok(Finish {
             bias: self.bias.map(<[f32]>::as_ptr),
             activation: self.activation,
-            residual: self
-                .residual
-                .map(|r| Matrix::f32(r.as_ptr(), m, columns, columns)),
+            residual: self.residual.map(|r| Matrix::f32(r.as_ptr(), m, columns, columns)),
         })
     }
 }

@@ -72,12 +72,7 @@ impl PackedWeights {
     ///
     /// # Errors
     /// When `w` does not hold `n · k` elements, or memory is short.
-    pub fn from_f32(
-        w: &[f32],
-        n: usize,
-        k: usize,
-        precision: Precision,
-    ) -> Result<Self, KernelError> {
+    pub fn from_f32(w: &[f32], n: usize, k: usize, precision: Precision) -> Result<Self, KernelError> {
         Self::from_matrix(w, n, k, precision, false)
     }
 
@@ -85,12 +80,7 @@ impl PackedWeights {
     ///
     /// # Errors
     /// As [`PackedWeights::from_f32`].
-    pub fn from_bf16(
-        w: &[bf16],
-        n: usize,
-        k: usize,
-        precision: Precision,
-    ) -> Result<Self, KernelError> {
+    pub fn from_bf16(w: &[bf16], n: usize, k: usize, precision: Precision) -> Result<Self, KernelError> {
         Self::from_matrix(w, n, k, precision, false)
     }
 
@@ -100,12 +90,7 @@ impl PackedWeights {
     ///
     /// # Errors
     /// As [`PackedWeights::from_f32`], and when `n` is odd.
-    pub fn from_f32_gated(
-        w: &[f32],
-        n: usize,
-        k: usize,
-        precision: Precision,
-    ) -> Result<Self, KernelError> {
+    pub fn from_f32_gated(w: &[f32], n: usize, k: usize, precision: Precision) -> Result<Self, KernelError> {
         Self::from_matrix(w, n, k, precision, true)
     }
 
@@ -113,12 +98,7 @@ impl PackedWeights {
     ///
     /// # Errors
     /// As [`PackedWeights::from_f32_gated`].
-    pub fn from_bf16_gated(
-        w: &[bf16],
-        n: usize,
-        k: usize,
-        precision: Precision,
-    ) -> Result<Self, KernelError> {
+    pub fn from_bf16_gated(w: &[bf16], n: usize, k: usize, precision: Precision) -> Result<Self, KernelError> {
         Self::from_matrix(w, n, k, precision, true)
     }
 
@@ -130,11 +110,7 @@ impl PackedWeights {
         gated: bool,
     ) -> Result<Self, KernelError> {
         expect_len("w", w.len(), &[n, k])?;
-        let layout = Layout {
-            n_stride: k,
-            tap_stride: 0,
-            channel_stride: 1,
-        };
+        let layout = Layout { n_stride: k, tap_stride: 0, channel_stride: 1 };
         // SAFETY: the slice holds n rows of k elements.
         unsafe { Self::pack(w.as_ptr(), layout, n, 1, k, precision, gated) }
     }
@@ -153,57 +129,24 @@ impl PackedWeights {
         gated: bool,
     ) -> Result<Self, KernelError> {
         if gated && !n.is_multiple_of(2) {
-            return Err(KernelError::shape(
-                "n",
-                format!("gated weights need an even number of rows, not {n}"),
-            ));
+            return Err(KernelError::shape("n", format!("gated weights need an even number of rows, not {n}")));
         }
         // Leave room for the padding of both dimensions.
-        elements(
-            "w",
-            &[
-                n.saturating_add(2 * PANEL),
-                taps,
-                channels.saturating_add(PANEL),
-            ],
-        )?;
-        let mut packed = Self {
-            n,
-            taps,
-            channels,
-            precision,
-            gated,
-            data: AlignedBytes::zeroed(0)?,
-        };
+        elements("w", &[n.saturating_add(2 * PANEL), taps, channels.saturating_add(PANEL)])?;
+        let mut packed = Self { n, taps, channels, precision, gated, data: AlignedBytes::zeroed(0)? };
         packed.data = AlignedBytes::zeroed(packed.panels() * packed.panel_bytes())?;
-        let (src, dst) = (
-            Shared::new(w.cast_mut()),
-            Shared::new(packed.data.as_mut_ptr::<u8>()),
-        );
+        let (src, dst) = (Shared::new(w.cast_mut()), Shared::new(packed.data.as_mut_ptr::<u8>()));
         let this = &packed;
         parallel_for(this.panels(), &|panel| {
             // SAFETY: panel < panels; the caller vouches for the source.
-            unsafe {
-                this.pack_panel(
-                    src.add(0),
-                    layout,
-                    panel,
-                    dst.add(panel * this.panel_bytes()),
-                )
-            }
+            unsafe { this.pack_panel(src.add(0), layout, panel, dst.add(panel * this.panel_bytes())) }
         });
         Ok(packed)
     }
 
     /// # Safety
     /// As [`Self::pack`]; `dst` has [`Self::panel_bytes`] zeroed bytes.
-    unsafe fn pack_panel<T: Element>(
-        &self,
-        w: *const T,
-        layout: Layout,
-        panel: usize,
-        dst: *mut u8,
-    ) {
+    unsafe fn pack_panel<T: Element>(&self, w: *const T, layout: Layout, panel: usize, dst: *mut u8) {
         for column in 0..PANEL {
             let Some(row) = self.source_row(panel, column) else {
                 continue;
@@ -223,8 +166,7 @@ impl PackedWeights {
                         Precision::Bf16 => {
                             let dst = dst.cast::<bf16>().add(column * 2);
                             for c in 0..self.channels {
-                                *dst.add((c / 2) * 2 * PANEL + c % 2) =
-                                    (*src.add(c * layout.channel_stride)).bf16();
+                                *dst.add((c / 2) * 2 * PANEL + c % 2) = (*src.add(c * layout.channel_stride)).bf16();
                             }
                         }
                     }
@@ -338,37 +280,20 @@ mod tests {
         assert_eq!((panel[32], panel[33], panel[34]), (97.0, 100.0, 0.0));
 
         let packed = PackedWeights::from_f32_gated(&w, 34, 3, Precision::Bf16).unwrap();
-        assert_eq!(
-            (packed.out_columns(), packed.panels(), packed.bytes()),
-            (17, 2, 2 * 32 * 32 * 2)
-        );
+        assert_eq!((packed.out_columns(), packed.panels(), packed.bytes()), (17, 2, 2 * 32 * 32 * 2));
         // SAFETY: panel 1 has 32 · 32 values.
         let panel = unsafe { std::slice::from_raw_parts(packed.panel(1).cast::<bf16>(), 1024) };
         // Column 0 is value row 16, column 16 its gate, row 17 + 16; pairs of channels side by side.
         let at = |c: usize, column: usize| panel[(c / 2) * 64 + column * 2 + c % 2].to_f32();
-        assert_eq!(
-            (at(0, 0), at(1, 0), at(2, 0), at(3, 0)),
-            (48.0, 49.0, 50.0, 0.0)
-        );
+        assert_eq!((at(0, 0), at(1, 0), at(2, 0), at(3, 0)), (48.0, 49.0, 50.0, 0.0));
         assert_eq!((at(0, 16), at(0, 1), at(0, 17)), (99.0, 0.0, 0.0));
     }
 
     #[test]
     fn bad_sizes_are_errors() {
-        assert!(matches!(
-            PackedWeights::from_f32(&[0.0; 5], 2, 3, Precision::F32),
-            Err(KernelError::Length { .. })
-        ));
-        assert!(matches!(
-            PackedWeights::from_f32(&[], usize::MAX, 2, Precision::F32),
-            Err(KernelError::Overflow(_))
-        ));
+        assert!(matches!(PackedWeights::from_f32(&[0.0; 5], 2, 3, Precision::F32), Err(KernelError::Length { .. })));
+        assert!(matches!(PackedWeights::from_f32(&[], usize::MAX, 2, Precision::F32), Err(KernelError::Overflow(_))));
         assert!(PackedWeights::from_f32_gated(&[0.0; 3], 3, 1, Precision::F32).is_err());
-        assert_eq!(
-            PackedWeights::from_f32(&[], 0, 3, Precision::F32)
-                .unwrap()
-                .panels(),
-            0
-        );
+        assert_eq!(PackedWeights::from_f32(&[], 0, 3, Precision::F32).unwrap().panels(), 0);
     }
 }

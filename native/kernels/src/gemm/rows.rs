@@ -45,13 +45,7 @@ unsafe impl Sync for Matrix {}
 
 impl Matrix {
     pub(crate) fn f32(ptr: *const f32, rows: usize, columns: usize, stride: usize) -> Self {
-        Self {
-            ptr: ptr.cast(),
-            dtype: Dtype::F32,
-            rows,
-            columns,
-            stride,
-        }
+        Self { ptr: ptr.cast(), dtype: Dtype::F32, rows, columns, stride }
     }
 
     /// # Safety
@@ -113,17 +107,10 @@ pub(crate) unsafe fn with_matrix_rows<R>(
     f: impl FnOnce(&Strided) -> R,
 ) -> Result<R, KernelError> {
     if format == RowFormat::F32 && a.dtype == Dtype::F32 {
-        return Ok(f(&Strided {
-            base: a.ptr,
-            stride_bytes: a.stride * 4,
-        }));
+        return Ok(f(&Strided { base: a.ptr, stride_bytes: a.stride * 4 }));
     }
     // SAFETY: passed on from the caller.
-    unsafe {
-        with_converted(a, format, |base, stride_bytes| {
-            f(&Strided { base, stride_bytes })
-        })
-    }
+    unsafe { with_converted(a, format, |base, stride_bytes| f(&Strided { base, stride_bytes })) }
 }
 
 /// Bytes of one row of `channels` in a format.
@@ -145,9 +132,7 @@ pub(crate) unsafe fn with_converted<R>(
     f: impl FnOnce(*const u8, usize) -> R,
 ) -> Result<R, KernelError> {
     let row_bytes = row_bytes(format, a.columns);
-    let total = row_bytes
-        .checked_mul(a.rows)
-        .ok_or(KernelError::Overflow("a"))?;
+    let total = row_bytes.checked_mul(a.rows).ok_or(KernelError::Overflow("a"))?;
     scratch::with(total, |buffer| {
         let shared = Shared::new(buffer);
         let chunk = (32 * 1024 / row_bytes.max(1)).max(1);
@@ -156,16 +141,7 @@ pub(crate) unsafe fn with_converted<R>(
             let (first, last) = (task * chunk, ((task + 1) * chunk).min(a.rows));
             // SAFETY: the buffer has that many rows.
             let dst = unsafe { shared.add(first * row_bytes) };
-            simd::dispatch(
-                isa,
-                Convert {
-                    a,
-                    first,
-                    last,
-                    format,
-                    dst,
-                },
-            );
+            simd::dispatch(isa, Convert { a, first, last, format, dst });
         });
         f(buffer, row_bytes)
     })
@@ -185,13 +161,7 @@ impl Kernel for Convert<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self {
-            a,
-            first,
-            last,
-            format,
-            dst,
-        } = self;
+        let Self { a, first, last, format, dst } = self;
         let row_bytes = row_bytes(format, a.columns);
         let whole = a.columns / S::LANES * S::LANES;
         for row in first..last {
@@ -204,11 +174,7 @@ impl Kernel for Convert<'_> {
                 for column in whole..a.columns {
                     convert::<Scalar>(a, row, column, format, dst);
                 }
-                let written = if format == RowFormat::Bf16 {
-                    a.columns * 2
-                } else {
-                    a.columns * 4
-                };
+                let written = if format == RowFormat::Bf16 { a.columns * 2 } else { a.columns * 4 };
                 dst.add(written).write_bytes(0, row_bytes - written);
             }
         }

@@ -12,9 +12,7 @@ use super::driver::Tile;
 pub(crate) unsafe fn multiply_f32(tile: &Tile<'_>) {
     // SAFETY: passed on from the caller.
     unsafe {
-        multiply(tile, |panel, channel, column| {
-            *panel.cast::<f32>().add(channel * PANEL + column)
-        });
+        multiply(tile, |panel, channel, column| *panel.cast::<f32>().add(channel * PANEL + column));
     }
 }
 
@@ -26,10 +24,7 @@ pub(crate) unsafe fn multiply_bf16(tile: &Tile<'_>) {
     // SAFETY: passed on from the caller.
     unsafe {
         multiply(tile, |panel, channel, column| {
-            (*panel
-                .cast::<bf16>()
-                .add((channel / 2) * 2 * PANEL + column * 2 + channel % 2))
-            .to_f32()
+            (*panel.cast::<bf16>().add((channel / 2) * 2 * PANEL + column * 2 + channel % 2)).to_f32()
         });
     }
 }

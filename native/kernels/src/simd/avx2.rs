@@ -65,10 +65,7 @@ impl Simd for Avx2 {
             let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
             let high = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
             let low = _mm256_castsi256_si128(high);
-            _mm_storeu_si128(
-                to.cast(),
-                _mm_packus_epi32(low, _mm256_extracti128_si256::<1>(high)),
-            )
+            _mm_storeu_si128(to.cast(), _mm_packus_epi32(low, _mm256_extracti128_si256::<1>(high)))
         }
     }
 
@@ -139,16 +136,8 @@ impl Simd for Avx2 {
             // In two steps, because 2^n alone may not be a number.
             let n = _mm256_cvtps_epi32(n);
             let half = _mm256_srai_epi32::<1>(n);
-            let power = |n| {
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
-                    n,
-                    _mm256_set1_epi32(127),
-                )))
-            };
-            _mm256_mul_ps(
-                _mm256_mul_ps(a, power(half)),
-                power(_mm256_sub_epi32(n, half)),
-            )
+            let power = |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
+            _mm256_mul_ps(_mm256_mul_ps(a, power(half)), power(_mm256_sub_epi32(n, half)))
         }
     }
 

@@ -63,10 +63,7 @@ impl Simd for Avx512 {
             // Rounding could carry a NaN into infinity, so NaNs are made quiet and cut instead.
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
             let rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000));
-            _mm256_storeu_si256(
-                to.cast(),
-                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded)),
-            )
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded)))
         }
     }
 

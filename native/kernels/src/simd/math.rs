@@ -129,10 +129,7 @@ mod tests {
             dispatch(isa, Map(&x, &mut y, None));
             for (x, y) in x.iter().zip(&y) {
                 let want = f64::from(*x).exp() as f32;
-                assert!(
-                    *y == want || (y - want).abs() <= 1e-6 * want + 1e-38,
-                    "{isa} exp({x}) = {y}, not {want}"
-                );
+                assert!(*y == want || (y - want).abs() <= 1e-6 * want + 1e-38, "{isa} exp({x}) = {y}, not {want}");
             }
             for activation in Activation::ALL {
                 dispatch(isa, Map(&x, &mut y, Some(activation)));
@@ -140,10 +137,7 @@ mod tests {
                     let want = activation.apply(*x);
                     // On the far left the result is tiny, and an f32 exponent of −z² is itself only good to z² · 6e-8.
                     let allowed = 2e-6 * want.abs() + 1e-7 * x.abs().min(1.0) + 1e-30;
-                    assert!(
-                        (y - want).abs() <= allowed,
-                        "{isa} {activation:?}({x}) = {y}, not {want}"
-                    );
+                    assert!((y - want).abs() <= allowed, "{isa} {activation:?}({x}) = {y}, not {want}");
                 }
             }
         }
@@ -155,18 +149,10 @@ mod tests {
         let mut y = vec![0.0; x.len()];
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             dispatch(isa, Map(&x, &mut y, None));
-            assert!(
-                y[0].is_nan() && y[1..4] == [f32::INFINITY, 0.0, 1.0],
-                "{isa} {:?}",
-                &y[..4]
-            );
+            assert!(y[0].is_nan() && y[1..4] == [f32::INFINITY, 0.0, 1.0], "{isa} {:?}", &y[..4]);
             for activation in Activation::ALL {
                 dispatch(isa, Map(&x, &mut y, Some(activation)));
-                assert!(
-                    y[0].is_nan() && y[1] == f32::INFINITY && y[3] == 0.0,
-                    "{isa} {activation:?} {:?}",
-                    &y[..4]
-                );
+                assert!(y[0].is_nan() && y[1] == f32::INFINITY && y[3] == 0.0, "{isa} {activation:?} {:?}", &y[..4]);
             }
         }
     }

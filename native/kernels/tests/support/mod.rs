@@ -9,20 +9,27 @@ use std::sync::Once;
 use half::bf16;
 use sango_kernels::{Activation, Isa, Precision};
 
-/// The instruction sets to test here. What the machine lacks is named in the test output (past the capture of passing
-/// tests), so that nobody takes silence for coverage.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx_emulator;
+
+/// The instruction sets to test here, AMX through an emulator if need be. What is not native is named in the test output
+/// (past the capture of passing tests), so that nobody takes silence for coverage.
 pub fn isas() -> Vec<Isa> {
     static ANNOUNCE: Once = Once::new();
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    let emulated = amx_emulator::enable() == Some(true);
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    let emulated = false;
     let (have, lack): (Vec<_>, Vec<_>) = Isa::ALL.into_iter().partition(|isa| isa.is_available());
     ANNOUNCE.call_once(|| {
-        for isa in &lack {
-            let note = format!(
-                "sango-kernels: this CPU lacks {isa}: this program does not exercise that path\n"
-            );
-            std::io::stderr()
-                .write_all(note.as_bytes())
-                .expect("stderr takes a line");
+        let mut notes = String::new();
+        if emulated {
+            notes += "sango-kernels: this CPU lacks amx: its instructions are emulated here\n";
         }
+        for isa in &lack {
+            notes += &format!("sango-kernels: this CPU lacks {isa}: this program does not exercise that path\n");
+        }
+        std::io::stderr().write_all(notes.as_bytes()).expect("stderr takes a line");
     });
     have
 }
@@ -32,9 +39,7 @@ pub fn noise(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..len)
         .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1 << 23) as f32 - 1.0
         })
         .collect()
@@ -65,10 +70,7 @@ impl Sum {
 /// Checks one output of `activation(sum + bias) + residual`.
 pub fn check(context: &dyn std::fmt::Display, got: f32, want: f64, magnitude: f64) {
     let allowed = 4e-6 * magnitude + 2e-6 * want.abs() + 1e-6;
-    assert!(
-        (f64::from(got) - want).abs() <= allowed,
-        "{context}: {got} instead of {want} (allowed {allowed})"
-    );
+    assert!((f64::from(got) - want).abs() <= allowed, "{context}: {got} instead of {want} (allowed {allowed})");
 }
 
 /// The activation in nearly f64: exact enough for sums that are themselves only good to f32.
@@ -77,18 +79,12 @@ pub fn activate(activation: Activation, x: f64) -> f64 {
 }
 
 /// A plain `[m, k] · [n, k]ᵀ`.
-pub fn reference_gemm(
-    a: &[f32],
-    w: &[f32],
-    (m, n, k): (usize, usize, usize),
-    precision: Precision,
-) -> Vec<Sum> {
+pub fn reference_gemm(a: &[f32], w: &[f32], (m, n, k): (usize, usize, usize), precision: Precision) -> Vec<Sum> {
     let mut sums = vec![Sum::default(); m * n];
     for i in 0..m {
         for j in 0..n {
             for c in 0..k {
-                sums[i * n + j]
-                    .add(rounded(a[i * k + c], precision) * rounded(w[j * k + c], precision));
+                sums[i * n + j].add(rounded(a[i * k + c], precision) * rounded(w[j * k + c], precision));
             }
         }
     }
