@@ -16,7 +16,7 @@ use super::epilogue::{Finish, Store};
 use super::rows::{Dtype, RowFormat, Rows};
 use super::{PANEL, PackedWeights, Precision, row_format, scalar};
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx512};
+use super::{amx, avx2, avx512};
 
 /// What a micro-kernel multiplies: some rows of A by one block of a panel.
 pub(crate) struct Tile<'a> {
@@ -125,6 +125,10 @@ pub(crate) fn kernel(precision: Precision, m: usize) -> Kernel {
         (Isa::Avx512, Precision::Bf16) => plain(avx512::ROWS, 512, avx512::multiply_widened),
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512 | Isa::Avx512Bf16, Precision::F32) => plain(avx512::ROWS, 256, avx512::multiply_f32),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, Precision::F32) => plain(avx2::ROWS, 256, avx2::multiply_f32),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, Precision::Bf16) => plain(avx2::ROWS, 512, avx2::multiply_bf16),
         (_, Precision::F32) => plain(8, 256, scalar::multiply_f32),
         (_, Precision::Bf16) => plain(8, 256, scalar::multiply_bf16),
     }
@@ -135,6 +139,9 @@ const FEW_ROWS: usize = 4;
 
 /// Entries of the row-pointer table of one task: 32 KiB, which stays in L2 beside a panel.
 const TABLE: usize = 4096;
+
+/// Rows of one task at most, so that its sums (64 KiB) stay in L2 too.
+const TASK_ROWS: usize = 512;
 
 /// Rows that share an entry of [`Tile::row_strides`].
 const GROUP: usize = 16;
@@ -188,8 +195,8 @@ struct Plan {
 impl Plan {
     fn new(kernel: &Kernel, w: &PackedWeights, m: usize) -> Self {
         let panels = w.panels();
-        let most = (TABLE / w.taps / kernel.tile_rows).max(1) * kernel.tile_rows;
-        let task_rows = m.next_multiple_of(kernel.tile_rows).min(most.min(512));
+        let most = ((TABLE / w.taps).min(TASK_ROWS) / kernel.tile_rows).max(1) * kernel.tile_rows;
+        let task_rows = m.next_multiple_of(kernel.tile_rows).min(most);
         // Several tasks per thread even out the load; weights are read once per row chunk, so cut along panels first.
         let wanted = 4 * num_threads();
         let row_chunks = m.div_ceil(task_rows);
