@@ -1,7 +1,6 @@
 //! Prints GFLOP/s per shape: `cargo run --release -p sango-kernels --example bench [filter]`.
 //!
-//! The shapes are those of aMUSEd-256. Each figure is the best of several rounds. On Linux the processor time that a round
-//! took is there too, per core: on a machine that is busy with something else, it says more than the clock on the wall.
+//! The shapes are those of aMUSEd-256. Each figure is the best of several rounds.
 
 use std::time::Instant;
 
@@ -77,31 +76,14 @@ fn measure(
     flops: usize,
     mut run: impl FnMut() -> Result<(), Box<dyn std::error::Error>>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let (mut best, mut least) = (f64::INFINITY, f64::INFINITY);
+    let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {
-        let (start, busy) = (Instant::now(), processor_seconds());
+        let start = Instant::now();
         run()?;
         best = best.min(start.elapsed().as_secs_f64());
-        least = least.min(processor_seconds() - busy);
     }
-    let rate = |seconds: f64| flops as f64 / seconds / 1e9;
-    print!("{name:40} {:9.3} ms {:8.1} GFLOP/s", best * 1e3, rate(best));
-    println!("{}", if least > 0.0 { format!("{:8.1} per busy core", rate(least)) } else { String::new() });
+    println!("{name:40} {:9.3} ms {:8.1} GFLOP/s", best * 1e3, flops as f64 / best / 1e9);
     Ok(())
-}
-
-/// Processor time of all threads of this process, or 0 where that is not known.
-#[cfg(target_os = "linux")]
-fn processor_seconds() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call fills in the structure given.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
-#[cfg(not(target_os = "linux"))]
-fn processor_seconds() -> f64 {
-    0.0
 }
 
 /// Reproducible numbers in −0.5 .. 0.5.

@@ -5,6 +5,7 @@ use crate::error::{elements, expect_len};
 use crate::gemm::driver::{self, Output};
 use crate::gemm::{Element, Finish, Layout, Matrix, PackedWeights, Precision, RowFormat, rows};
 use crate::scratch::{self, AlignedBytes};
+use crate::winograd::{self, Image};
 use crate::{Epilogue, KernelError, depthwise};
 
 /// The shape of a 2-d convolution. Images are `[n, h, w, c]`.
@@ -223,6 +224,11 @@ pub(crate) unsafe fn run(
         scratch::with(zero_bytes, |zeros| {
             // SAFETY: the scratch has that many bytes.
             unsafe { zeros.write_bytes(0, zero_bytes) };
+            let image = Image { base, pixel_bytes, zeros, shape, out_h, out_w };
+            if winograd::applies(weights, (w.kh, w.kw), &image) {
+                // SAFETY: passed on from the caller.
+                return unsafe { winograd::run(&image, weights, finish, out) };
+            }
             let rows = Windows { base, pixel_bytes, zeros, shape: *shape, kw: w.kw, out_h, out_w };
             // SAFETY: passed on from the caller; Windows only names pixels of the image and the zero row.
             unsafe { driver::run(&kernel, weights, pixels, &rows, finish, out) }

@@ -30,6 +30,7 @@ mod norm;
 pub mod pool;
 mod scratch;
 pub(crate) mod simd;
+mod winograd;
 
 pub use activation::Activation;
 pub use attention::{AttentionMask, AttentionShape, Strides, attention};

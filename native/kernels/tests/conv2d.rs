@@ -3,7 +3,7 @@
 mod support;
 
 use proptest::prelude::*;
-use sango_kernels::{Activation, Conv2dShape, Epilogue, KernelError, PackedConv2d, Precision, conv2d};
+use sango_kernels::{Activation, Conv2dShape, Epilogue, Isa, KernelError, PackedConv2d, Precision, conv2d};
 use support::{Sum, activate, check, isas, noise, rounded};
 
 #[derive(Debug, Clone)]
@@ -131,6 +131,47 @@ fn shapes_of_the_models() {
         ] {
             verify(&Case { precision, ..case });
         }
+    }
+}
+
+/// Large enough for Winograd's algorithm, with edges that are not whole tiles.
+#[test]
+fn large_images() {
+    let case = Case {
+        shape: Conv2dShape::new(1, 57, 61, 1),
+        c_in: 40,
+        c_out: 36,
+        kernel: (3, 3),
+        depthwise: false,
+        precision: Precision::F32,
+        bias: true,
+        residual: true,
+        activation: Activation::Silu,
+        seed: 9,
+    };
+    verify(&case);
+    verify(&Case { shape: Conv2dShape { upsample: 2, ..Conv2dShape::new(2, 21, 19, 1) }, ..case.clone() });
+    let shape = Conv2dShape { pad: [0, 2, 1, 1], ..Conv2dShape::new(1, 63, 58, 0) };
+    verify(&Case { shape, bias: false, residual: false, activation: Activation::None, ..case });
+}
+
+/// An error that adds up over the thirty convolutions of a decoder matters more than one output: compare the whole image.
+#[test]
+fn large_images_are_accurate_relative_to_the_largest_output() {
+    let (size, channels) = (56, 256);
+    let shape = Conv2dShape::new(1, size, size, 1);
+    let (x, w) = (noise(size * size * channels, 1), noise(32 * channels * 9, 2));
+    let packed = PackedConv2d::from_f32(&w, (32, channels, 3, 3), 1, Precision::F32).unwrap();
+    let run = |isa: Isa| {
+        let mut out = vec![0.0; size * size * 32];
+        isa.run(|| conv2d(&x, &shape, &packed, &Epilogue::default(), &mut out)).unwrap().unwrap();
+        out
+    };
+    let direct = run(Isa::Scalar);
+    let largest = direct.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+    for isa in isas() {
+        let worst = run(isa).iter().zip(&direct).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
+        assert!(worst <= 1e-5 * largest, "{isa}: off by {worst}, the largest output is {largest}");
     }
 }
 

@@ -120,11 +120,11 @@ pub(crate) fn kernel(precision: Precision, m: usize) -> Kernel {
             ..plain(amx::ROWS, 512, amx::multiply)
         },
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512Bf16, Precision::Bf16) => plain(avx512::ROWS, 512, avx512::multiply_bf16),
+        (Isa::Avx512Bf16, Precision::Bf16) => plain(avx512::ROWS, 1024, avx512::multiply_bf16),
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, Precision::Bf16) => plain(avx512::ROWS, 512, avx512::multiply_widened),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512 | Isa::Avx512Bf16, Precision::F32) => plain(avx512::ROWS, 256, avx512::multiply_f32),
+        (Isa::Avx512 | Isa::Avx512Bf16, Precision::F32) => plain(avx512::ROWS, 512, avx512::multiply_f32),
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, Precision::F32) => plain(avx2::ROWS, 256, avx2::multiply_f32),
         #[cfg(target_arch = "x86_64")]
@@ -286,7 +286,7 @@ fn common_stride(rows: &[*const u8]) -> usize {
 }
 
 /// Cuts the reduction into blocks of at most `limit` channels.
-fn blocks(taps: usize, channels: usize, limit: usize) -> Vec<Block> {
+pub(crate) fn blocks(taps: usize, channels: usize, limit: usize) -> Vec<Block> {
     if taps * channels == 0 {
         return vec![Block { taps: 0..0, channels: 0..0 }];
     }

@@ -16,7 +16,7 @@ use crate::error::{elements, expect_len};
 use crate::{Activation, KernelError};
 
 pub(crate) use driver::Output;
-pub(crate) use epilogue::Finish;
+pub(crate) use epilogue::{Finish, Store};
 pub(crate) use pack::{Element, Layout, PANEL, row_format};
 pub use pack::{PackedWeights, Precision};
 pub(crate) use rows::{Dtype, Matrix, RowFormat};
