@@ -4,9 +4,11 @@
 use crate::error::{elements, expect_len};
 use crate::gemm::driver::{self, Output};
 use crate::gemm::{Element, Finish, Layout, Matrix, PackedWeights, Precision, RowFormat, rows};
-use crate::scratch::{self, AlignedBytes};
+use crate::pool::parallel_for;
+use crate::scratch::{self, AlignedBytes, Shared};
+use crate::simd;
 use crate::winograd::{self, Image};
-use crate::{Epilogue, KernelError, depthwise};
+use crate::{Epilogue, Isa, KernelError, depthwise};
 
 /// The shape of a 2-d convolution. Images are `[n, h, w, c]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,9 +220,9 @@ pub(crate) unsafe fn run(
         }
     };
     let kernel = driver::kernel(weights.precision, pixels);
-    let in_place = kernel.rows == RowFormat::F32 && input.dtype == rows::Dtype::F32;
-    let zero_bytes = rows::row_bytes(kernel.rows, weights.channels);
-    let convolve = |base: *const u8, pixel_bytes: usize| {
+    let format = kernel.rows;
+    let zero_bytes = rows::row_bytes(format, weights.channels);
+    let convolve = |base: *const u8, pixel_bytes: usize, shape: &Conv2dShape| {
         scratch::with(zero_bytes, |zeros| {
             // SAFETY: the scratch has that many bytes.
             unsafe { zeros.write_bytes(0, zero_bytes) };
@@ -229,53 +231,90 @@ pub(crate) unsafe fn run(
                 // SAFETY: passed on from the caller.
                 return unsafe { winograd::run(&image, weights, finish, out) };
             }
-            let rows = Windows { base, pixel_bytes, zeros, shape: *shape, kw: w.kw, out_h, out_w };
             // SAFETY: passed on from the caller; Windows only names pixels of the image and the zero row.
-            unsafe { driver::run(&kernel, weights, pixels, &rows, finish, out) }
+            unsafe { driver::run(&kernel, weights, pixels, &Windows { image, kw: w.kw }, finish, out) }
         })?
     };
-    if in_place {
-        return convolve(input.ptr, input.stride * 4);
+    if format == RowFormat::F32 && input.dtype == rows::Dtype::F32 {
+        return convolve(input.ptr, input.stride * 4, shape);
     }
     // SAFETY: passed on from the caller.
-    unsafe { rows::with_converted(&input, kernel.rows, convolve)? }
+    unsafe { with_framed(&input, shape, format, convolve)? }
+}
+
+/// Calls `f` with a copy of the images in another format that has the zero padding around it (so that the rows of a tile
+/// are equally far apart at the edges too), its pixel size in bytes, and the shape of what is left to do.
+///
+/// # Safety
+/// `input` is readable.
+unsafe fn with_framed<R>(
+    input: &Matrix,
+    shape: &Conv2dShape,
+    format: RowFormat,
+    f: impl FnOnce(*const u8, usize, &Conv2dShape) -> R,
+) -> Result<R, KernelError> {
+    let Conv2dShape { n, h, w, pad, upsample, .. } = *shape;
+    // In pixels before upsampling, so a frame may reach further than the padding; the rest comes off again below.
+    let [top, left, bottom, right] = pad.map(|p| p.div_ceil(upsample));
+    let (framed_h, framed_w) = (h + top + bottom, w + left + right);
+    let framed = Conv2dShape {
+        h: framed_h,
+        w: framed_w,
+        // Negative: how far into the frame the first window starts.
+        pad: [pad[0].wrapping_sub(top * upsample), pad[1].wrapping_sub(left * upsample), 0, 0],
+        ..*shape
+    };
+    let pixel_bytes = rows::row_bytes(format, input.columns);
+    let total = elements("x", &[n, framed_h, framed_w, pixel_bytes])?;
+    let isa = Isa::active();
+    scratch::with(total, |buffer| {
+        let shared = Shared::new(buffer);
+        parallel_for(n * framed_h, &|task| {
+            let (image, y) = (task / framed_h, task % framed_h);
+            // SAFETY: the buffer has that many rows of that many pixels.
+            unsafe {
+                let row = shared.add(task * framed_w * pixel_bytes);
+                if y < top || y >= top + h {
+                    return row.write_bytes(0, framed_w * pixel_bytes);
+                }
+                row.write_bytes(0, left * pixel_bytes);
+                row.add((left + w) * pixel_bytes).write_bytes(0, right * pixel_bytes);
+                let first = (image * h + y - top) * w;
+                let dst = row.add(left * pixel_bytes);
+                simd::dispatch(isa, rows::Convert { a: input, first, last: first + w, format, dst });
+            }
+        });
+        f(buffer, pixel_bytes, &framed)
+    })
 }
 
 /// Row pointers of a convolution: for an output pixel and a tap, the input pixel under it, or zeros outside the image.
-struct Windows {
-    base: *const u8,
-    pixel_bytes: usize,
-    zeros: *const u8,
-    shape: Conv2dShape,
+struct Windows<'a> {
+    image: Image<'a>,
     kw: usize,
-    out_h: usize,
-    out_w: usize,
 }
 
-// SAFETY: only read.
-unsafe impl Sync for Windows {}
-
-impl rows::Rows for Windows {
+impl rows::Rows for Windows<'_> {
     fn fill(&self, first: usize, tap: usize, out: &mut [*const u8]) {
-        let Conv2dShape { h, w, stride, pad: [top, left, ..], upsample, .. } = self.shape;
+        let Image { base, pixel_bytes, zeros, shape, out_h, out_w } = self.image;
+        let Conv2dShape { h, w, stride, pad: [top, left, ..], upsample, .. } = *shape;
         let (ky, kx) = (tap / self.kw, tap % self.kw);
-        let (mut ox, rest) = (first % self.out_w, first / self.out_w);
-        let (mut oy, mut image) = (rest % self.out_h, rest / self.out_h);
+        let (mut ox, rest) = (first % out_w, first / out_w);
+        let (mut oy, mut image) = (rest % out_h, rest / out_h);
         for pointer in out {
             // Above and left of the image these wrap around to huge numbers, which are outside too.
             let y = (oy * stride + ky).wrapping_sub(top);
             let x = (ox * stride + kx).wrapping_sub(left);
             *pointer = if y < h * upsample && x < w * upsample {
-                let pixel = (image * h + y / upsample) * w + x / upsample;
-                self.base.wrapping_add(pixel * self.pixel_bytes)
+                base.wrapping_add(((image * h + y / upsample) * w + x / upsample) * pixel_bytes)
             } else {
-                self.zeros
+                zeros
             };
             ox += 1;
-            if ox == self.out_w {
+            if ox == out_w {
                 ox = 0;
                 oy += 1;
-                if oy == self.out_h {
+                if oy == out_h {
                     oy = 0;
                     image += 1;
                 }

@@ -19,8 +19,8 @@ use crate::{Conv2dShape, Isa, KernelError};
 const POINTS: usize = 36;
 /// Output rows and columns of a tile.
 const SIDE: usize = 4;
-/// Tiles of a task at most: their transforms (128 channels: 590 KiB) stay in L2.
-const TASK_TILES: usize = 32;
+/// Tiles of a task at most: their transforms (128 channels: 860 KiB) stay in L2.
+const TASK_TILES: usize = 48;
 /// Fewer tiles than this do not repay transforming the weights.
 const MIN_TILES: usize = 192;
 /// Transformed weights may take this much scratch memory.
@@ -166,6 +166,7 @@ unsafe fn products(
                     tap_bytes: channels * PANEL * size_of::<f32>(),
                     sums: sums.add((point * task_tiles + row) * PANEL),
                     accumulate: block.channels.start > 0,
+                    narrow: false,
                     block: &block,
                 });
             }

@@ -123,18 +123,20 @@ impl Step for Widened {
     }
 }
 
-/// `LIVE` rows by one block of a panel.
+/// `LIVE` rows by one block of the first `VECTORS · 16` columns of a panel.
 ///
 /// # Safety
 /// Everything the tile names exists; the CPU has the instructions of `S`.
 #[inline(always)]
-unsafe fn multiply<S: Step, const LIVE: usize>(tile: &Tile<'_>) {
+unsafe fn multiply<S: Step, const LIVE: usize, const VECTORS: usize>(tile: &Tile<'_>) {
     // SAFETY: passed on from the caller.
     unsafe {
-        let mut sums = [[_mm512_setzero_ps(); 2]; LIVE];
+        let mut sums = [[_mm512_setzero_ps(); VECTORS]; LIVE];
         if tile.accumulate {
             for (row, sums) in sums.iter_mut().enumerate() {
-                *sums = [0, 16].map(|column| _mm512_load_ps(tile.sums.add(row * PANEL + column)));
+                for (vector, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_load_ps(tile.sums.add(row * PANEL + vector * 16));
+                }
             }
         }
         let first = tile.block.channels.start / S::CHANNELS;
@@ -146,22 +148,46 @@ unsafe fn multiply<S: Step, const LIVE: usize>(tile: &Tile<'_>) {
             }
             let panel = tile.panel.add(tap * tile.tap_bytes + first * 128);
             for step in 0..steps {
-                let b = [S::weights(panel.add(step * 128), 0), S::weights(panel.add(step * 128), 1)];
+                let b: [S::B; VECTORS] = std::array::from_fn(|vector| S::weights(panel.add(step * 128), vector));
                 for row in 0..LIVE {
                     let a = S::rows(rows[row].add(step * S::ROW_BYTES));
-                    sums[row][0] = S::multiply_add(a, b[0], sums[row][0]);
-                    sums[row][1] = S::multiply_add(a, b[1], sums[row][1]);
+                    for vector in 0..VECTORS {
+                        sums[row][vector] = S::multiply_add(a, b[vector], sums[row][vector]);
+                    }
                 }
             }
         }
         for (row, sums) in sums.iter().enumerate() {
-            _mm512_store_ps(tile.sums.add(row * PANEL), sums[0]);
-            _mm512_store_ps(tile.sums.add(row * PANEL + 16), sums[1]);
+            for (vector, &sum) in sums.iter().enumerate() {
+                _mm512_store_ps(tile.sums.add(row * PANEL + vector * 16), sum);
+            }
         }
     }
 }
 
-/// Defines a micro-kernel for up to eight live rows.
+/// Picks the code for the tile's live rows and columns.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn pick<S: Step>(tile: &Tile<'_>) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match (tile.live, tile.narrow) {
+            (1, _) => multiply::<S, 1, 2>(tile),
+            (2, _) => multiply::<S, 2, 2>(tile),
+            (3, _) => multiply::<S, 3, 2>(tile),
+            (4, _) => multiply::<S, 4, 2>(tile),
+            (5, _) => multiply::<S, 5, 2>(tile),
+            (6, _) => multiply::<S, 6, 2>(tile),
+            (7, _) => multiply::<S, 7, 2>(tile),
+            (_, false) => multiply::<S, ROWS, 2>(tile),
+            (_, true) => multiply::<S, ROWS, 1>(tile),
+        }
+    }
+}
+
+/// Defines a micro-kernel.
 macro_rules! kernel {
     ($(#[$doc:meta])* $name:ident, $step:ty, $features:literal) => {
         $(#[$doc])*
@@ -171,18 +197,7 @@ macro_rules! kernel {
         #[target_feature(enable = $features)]
         pub(crate) unsafe fn $name(tile: &Tile<'_>) {
             // SAFETY: passed on from the caller.
-            unsafe {
-                match tile.live {
-                    1 => multiply::<$step, 1>(tile),
-                    2 => multiply::<$step, 2>(tile),
-                    3 => multiply::<$step, 3>(tile),
-                    4 => multiply::<$step, 4>(tile),
-                    5 => multiply::<$step, 5>(tile),
-                    6 => multiply::<$step, 6>(tile),
-                    7 => multiply::<$step, 7>(tile),
-                    _ => multiply::<$step, ROWS>(tile),
-                }
-            }
+            unsafe { pick::<$step>(tile) }
         }
     };
 }

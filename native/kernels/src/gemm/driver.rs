@@ -37,6 +37,8 @@ pub(crate) struct Tile<'a> {
     pub sums: *mut f32,
     /// Whether to add to `sums` or to overwrite them.
     pub accumulate: bool,
+    /// Whether only the first 16 columns matter.
+    pub narrow: bool,
 }
 
 /// A part of the reduction: either several whole taps or some channels of one.
@@ -59,8 +61,19 @@ pub(crate) struct Kernel {
     pub multiply: unsafe fn(&Tile<'_>),
     /// Whether `multiply` reads [`Tile::row_strides`].
     pub strides: bool,
-    /// Called on the task's thread before its first and after its last tile.
-    pub around: Option<(unsafe fn(), unsafe fn())>,
+    /// What the task's thread has to do before the first and after the last tile.
+    pub around: Option<Around>,
+}
+
+/// Sets up and clears state that a micro-kernel needs on its thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Around {
+    /// # Safety
+    /// The CPU has the kernel's instructions.
+    pub before: unsafe fn(),
+    /// # Safety
+    /// As `before`.
+    pub after: unsafe fn(),
 }
 
 /// Where the output goes.
@@ -116,7 +129,7 @@ pub(crate) fn kernel(precision: Precision, m: usize) -> Kernel {
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx, _) => Kernel {
             strides: true,
-            around: Some((amx::configure, amx::release)),
+            around: Some(Around { before: amx::configure, after: amx::release }),
             ..plain(amx::ROWS, 512, amx::multiply)
         },
         #[cfg(target_arch = "x86_64")]
@@ -169,9 +182,9 @@ pub(crate) unsafe fn run(
             let memory = Memory { sums: memory.cast(), table, strides: table.wrapping_add(entries).cast() };
             // SAFETY: the scratch is that large; the caller vouches for the rest.
             unsafe {
-                kernel.around.inspect(|(before, _)| before());
+                kernel.around.inspect(|around| (around.before)());
                 run_task(kernel, w, &plan, &blocks, task, rows, finish, out, &memory);
-                kernel.around.inspect(|(_, after)| after());
+                kernel.around.inspect(|around| (around.after)());
             }
         });
         if let Err(error) = result {
@@ -265,6 +278,7 @@ unsafe fn run_task(
                     // SAFETY: the sums have task_rows rows.
                     sums: unsafe { sums.add(row * PANEL) },
                     accumulate: i > 0,
+                    narrow: w.n <= PANEL / 2 && !w.gated,
                 };
                 // SAFETY: every row pointer of the tile is filled in; the kernel matches the CPU.
                 unsafe { (kernel.multiply)(&tile) };

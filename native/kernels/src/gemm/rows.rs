@@ -115,11 +115,14 @@ pub(crate) unsafe fn with_matrix_rows<R>(
 
 /// Bytes of one row of `channels` in a format.
 pub(crate) fn row_bytes(format: RowFormat, channels: usize) -> usize {
-    match format {
-        RowFormat::F32 => channels * 4,
-        RowFormat::RoundedF32 => channels.next_multiple_of(PANEL) * 4,
-        RowFormat::Bf16 => channels.next_multiple_of(PANEL) * 2,
-    }
+    let padded = channels.next_multiple_of(PANEL);
+    let bytes = match format {
+        RowFormat::F32 => return channels * 4,
+        RowFormat::RoundedF32 => padded * 4,
+        RowFormat::Bf16 => padded * 2,
+    };
+    // Rows a multiple of 1 KiB apart would share a few sets of the cache.
+    if bytes.is_multiple_of(1024) { bytes + 64 } else { bytes }
 }
 
 /// Calls `f` with a contiguous copy of the matrix in scratch memory and its row size in bytes.
@@ -148,12 +151,12 @@ pub(crate) unsafe fn with_converted<R>(
 }
 
 /// Copies rows `first .. last` of a matrix to `dst` in another format.
-struct Convert<'a> {
-    a: &'a Matrix,
-    first: usize,
-    last: usize,
-    format: RowFormat,
-    dst: *mut u8,
+pub(crate) struct Convert<'a> {
+    pub a: &'a Matrix,
+    pub first: usize,
+    pub last: usize,
+    pub format: RowFormat,
+    pub dst: *mut u8,
 }
 
 impl Kernel for Convert<'_> {
