@@ -138,9 +138,6 @@ mod tests {
         assert_eq!(free.buffers.len(), MAX_KEPT);
         free.keep(Vec::with_capacity(MAX_KEPT_ELEMENTS + 1));
         assert!(free.elements <= MAX_KEPT_ELEMENTS);
-        assert_eq!(
-            free.elements,
-            free.buffers.iter().map(Vec::capacity).sum::<usize>()
-        );
+        assert_eq!(free.elements, free.buffers.iter().map(Vec::capacity).sum::<usize>());
     }
 }

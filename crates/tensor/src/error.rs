@@ -145,9 +145,6 @@ pub enum TensorError {
 
 impl TensorError {
     pub(crate) fn shape(op: &'static str, detail: impl Into<String>) -> Self {
-        Self::Shape {
-            op,
-            detail: detail.into(),
-        }
+        Self::Shape { op, detail: detail.into() }
     }
 }

@@ -52,20 +52,11 @@ pub fn save(
     let mut seen = std::collections::HashSet::new();
     if let Some((name, _)) = tensors.iter().find(|(name, _)| !seen.insert(*name)) {
         let detail = format!("two tensors are called `{name}`");
-        return Err(TensorError::Encode {
-            path: path.to_owned(),
-            detail,
-        });
+        return Err(TensorError::Encode { path: path.to_owned(), detail });
     }
     let views = tensors.iter().map(|(name, tensor)| (*name, Saved(tensor)));
     safetensors::serialize_to_file(views, metadata, path).map_err(|error| match error {
-        SafeTensorError::IoError(source) => TensorError::Io {
-            path: path.to_owned(),
-            source,
-        },
-        other => TensorError::Encode {
-            path: path.to_owned(),
-            detail: other.to_string(),
-        },
+        SafeTensorError::IoError(source) => TensorError::Io { path: path.to_owned(), source },
+        other => TensorError::Encode { path: path.to_owned(), detail: other.to_string() },
     })
 }

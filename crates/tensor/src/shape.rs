@@ -18,11 +18,7 @@ pub(crate) fn resolve_dim(op: &'static str, dim: isize, shape: &[usize]) -> Resu
     if (0..rank).contains(&resolved) {
         Ok(resolved as usize)
     } else {
-        Err(TensorError::Dim {
-            op,
-            dim,
-            shape: shape.to_vec(),
-        })
+        Err(TensorError::Dim { op, dim, shape: shape.to_vec() })
     }
 }
 
@@ -37,32 +33,21 @@ pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
 
 /// `shape` seen as (product before `dim`, size of `dim`, product after `dim`).
 pub(crate) fn split_at_dim(shape: &[usize], dim: usize) -> (usize, usize, usize) {
-    (
-        shape[..dim].iter().product(),
-        shape[dim],
-        shape[dim + 1..].iter().product(),
-    )
+    (shape[..dim].iter().product(), shape[dim], shape[dim + 1..].iter().product())
 }
 
 /// The shape both inputs broadcast to, by the rules of NumPy and PyTorch.
 pub(crate) fn broadcast(op: &'static str, a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |s: &[usize], i: usize| {
-        if i + s.len() < rank {
-            1
-        } else {
-            s[i + s.len() - rank]
-        }
+        if i + s.len() < rank { 1 } else { s[i + s.len() - rank] }
     };
     (0..rank)
         .map(|i| match (at(a, i), at(b, i)) {
             (x, y) if x == y => Ok(x),
             (1, y) => Ok(y),
             (x, 1) => Ok(x),
-            _ => Err(TensorError::shape(
-                op,
-                format!("shapes {a:?} and {b:?} do not broadcast together"),
-            )),
+            _ => Err(TensorError::shape(op, format!("shapes {a:?} and {b:?} do not broadcast together"))),
         })
         .collect()
 }
@@ -72,30 +57,20 @@ pub(crate) fn broadcast_strides(shape: &[usize], target: &[usize]) -> Vec<usize>
     let own = strides(shape);
     let lead = target.len() - shape.len();
     (0..target.len())
-        .map(|i| {
-            if i < lead || (shape[i - lead] == 1 && target[i] != 1) {
-                0
-            } else {
-                own[i - lead]
-            }
-        })
+        .map(|i| if i < lead || (shape[i - lead] == 1 && target[i] != 1) { 0 } else { own[i - lead] })
         .collect()
 }
 
 /// Merges neighbouring dimensions that every operand walks in one stride, and drops those of size 1, so that inner
 /// loops are as long as they can be. `operands` are stride lists of the same rank as `shape`.
-pub(crate) fn coalesce<const N: usize>(
-    shape: &[usize],
-    operands: [&[usize]; N],
-) -> (Vec<usize>, [Vec<usize>; N]) {
+pub(crate) fn coalesce<const N: usize>(shape: &[usize], operands: [&[usize]; N]) -> (Vec<usize>, [Vec<usize>; N]) {
     let mut dims: Vec<usize> = Vec::with_capacity(shape.len());
     let mut out: [Vec<usize>; N] = std::array::from_fn(|_| Vec::with_capacity(shape.len()));
     for (i, &d) in shape.iter().enumerate() {
         if d == 1 {
             continue;
         }
-        let merges =
-            !dims.is_empty() && (0..N).all(|o| out[o][dims.len() - 1] == operands[o][i] * d);
+        let merges = !dims.is_empty() && (0..N).all(|o| out[o][dims.len() - 1] == operands[o][i] * d);
         if merges {
             let last = dims.len() - 1;
             dims[last] *= d;

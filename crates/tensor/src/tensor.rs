@@ -84,10 +84,7 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::Shape`] when `shape` has more elements than memory has addresses.
     pub fn zeros(shape: &[usize]) -> Result<Self> {
-        Ok(Self::new(
-            Buffer::zeros(numel("zeros", shape)?),
-            shape.to_vec(),
-        ))
+        Ok(Self::new(Buffer::zeros(numel("zeros", shape)?), shape.to_vec()))
     }
 
     /// `value` everywhere.
@@ -95,10 +92,7 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::Shape`] when `shape` has more elements than memory has addresses.
     pub fn full(shape: &[usize], value: f32) -> Result<Self> {
-        Ok(Self::new(
-            vec![value; numel("full", shape)?],
-            shape.to_vec(),
-        ))
+        Ok(Self::new(vec![value; numel("full", shape)?], shape.to_vec()))
     }
 
     /// The integers `start..end` as a one-dimensional tensor.
@@ -111,10 +105,7 @@ impl Tensor {
     fn checked(op: &'static str, data: impl Into<Storage>, shape: &[usize]) -> Result<Self> {
         let storage = data.into();
         if numel(op, shape)? != storage.len() {
-            return Err(TensorError::shape(
-                op,
-                format!("{} elements do not fill shape {shape:?}", storage.len()),
-            ));
+            return Err(TensorError::shape(op, format!("{} elements do not fill shape {shape:?}", storage.len())));
         }
         Ok(Self::new(storage, shape.to_vec()))
     }
@@ -123,12 +114,7 @@ impl Tensor {
     pub(crate) fn new(storage: impl Into<Storage>, shape: Vec<usize>) -> Self {
         let storage = storage.into();
         debug_assert_eq!(storage.len(), shape.iter().product::<usize>());
-        Self {
-            storage: Arc::new(storage),
-            offset: 0,
-            shape,
-            device: Device::Cpu,
-        }
+        Self { storage: Arc::new(storage), offset: 0, shape, device: Device::Cpu }
     }
 
     /// Sizes of the dimensions.
@@ -154,12 +140,8 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::Shape`] for any other number of dimensions.
     pub fn dims<const N: usize>(&self) -> Result<[usize; N]> {
-        <[usize; N]>::try_from(self.shape.as_slice()).map_err(|_| {
-            TensorError::shape(
-                "dims",
-                format!("expected {N} dimensions, found shape {:?}", self.shape),
-            )
-        })
+        <[usize; N]>::try_from(self.shape.as_slice())
+            .map_err(|_| TensorError::shape("dims", format!("expected {N} dimensions, found shape {:?}", self.shape)))
     }
 
     /// Number of elements.
@@ -214,10 +196,7 @@ impl Tensor {
     pub fn item(&self) -> Result<f32> {
         match self.f32_for("item")? {
             [x] => Ok(*x),
-            _ => Err(TensorError::shape(
-                "item",
-                format!("shape {:?} is not one element", self.shape),
-            )),
+            _ => Err(TensorError::shape("item", format!("shape {:?} is not one element", self.shape))),
         }
     }
 
@@ -229,16 +208,8 @@ impl Tensor {
         }
         let storage: Storage = match (&*self.storage, dtype) {
             // Between integers directly: large ones do not pass through f32 unharmed.
-            (Storage::I64(v), DType::U8) => v[self.range()]
-                .iter()
-                .map(|&x| x as u8)
-                .collect::<Vec<_>>()
-                .into(),
-            (Storage::U8(v), DType::I64) => v[self.range()]
-                .iter()
-                .map(|&x| i64::from(x))
-                .collect::<Vec<_>>()
-                .into(),
+            (Storage::I64(v), DType::U8) => v[self.range()].iter().map(|&x| x as u8).collect::<Vec<_>>().into(),
+            (Storage::U8(v), DType::I64) => v[self.range()].iter().map(|&x| i64::from(x)).collect::<Vec<_>>().into(),
             _ => from_f32_buffer(self.to_f32_buffer(), dtype),
         };
         self.like(storage, self.shape.clone())
@@ -251,14 +222,8 @@ impl Tensor {
             Storage::F32(v) => to.copy_from_slice(&v[range]),
             Storage::BF16(v) => v[range].convert_to_f32_slice(&mut to),
             Storage::F16(v) => v[range].convert_to_f32_slice(&mut to),
-            Storage::I64(v) => to
-                .iter_mut()
-                .zip(&v[range])
-                .for_each(|(y, &x)| *y = x as f32),
-            Storage::U8(v) => to
-                .iter_mut()
-                .zip(&v[range])
-                .for_each(|(y, &x)| *y = f32::from(x)),
+            Storage::I64(v) => to.iter_mut().zip(&v[range]).for_each(|(y, &x)| *y = x as f32),
+            Storage::U8(v) => to.iter_mut().zip(&v[range]).for_each(|(y, &x)| *y = f32::from(x)),
         }
         to
     }
@@ -277,19 +242,12 @@ impl Tensor {
     }
 
     pub(crate) fn dtype_error(&self, op: &'static str, expected: DType) -> TensorError {
-        TensorError::DType {
-            op,
-            expected,
-            found: self.dtype(),
-        }
+        TensorError::DType { op, expected, found: self.dtype() }
     }
 
     /// A tensor like this one (device) over new elements.
     pub(crate) fn like(&self, storage: impl Into<Storage>, shape: Vec<usize>) -> Self {
-        Self {
-            device: self.device,
-            ..Self::new(storage, shape)
-        }
+        Self { device: self.device, ..Self::new(storage, shape) }
     }
 }
 
@@ -316,11 +274,7 @@ impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tensor{:?} {} ", self.shape, self.dtype())?;
         for_each_dtype!(&*self.storage, v => f.debug_list().entries(v[self.range()].iter().take(8)).finish())?;
-        if self.numel() > 8 {
-            f.write_str("…")
-        } else {
-            Ok(())
-        }
+        if self.numel() > 8 { f.write_str("…") } else { Ok(()) }
     }
 }
 
@@ -334,10 +288,7 @@ mod tests {
         assert!(Tensor::from_i64(vec![1, 2], &[usize::MAX, usize::MAX]).is_err());
         assert!(Tensor::zeros(&[usize::MAX]).is_err());
         let t = Tensor::from_vec(vec![1.0; 6], &[2, 3]).unwrap();
-        assert_eq!(
-            (t.shape(), t.dim(-1).unwrap(), t.numel()),
-            (&[2, 3][..], 3, 6)
-        );
+        assert_eq!((t.shape(), t.dim(-1).unwrap(), t.numel()), (&[2, 3][..], 3, 6));
         assert!(t.dim(2).is_err() && t.dims::<3>().is_err());
         assert_eq!(t.dims().unwrap(), [2, 3]);
     }
@@ -346,13 +297,7 @@ mod tests {
     fn access_checks_the_element_type() {
         let t = Tensor::arange(-1, 3);
         assert_eq!(t.as_i64().unwrap(), [-1, 0, 1, 2]);
-        assert!(matches!(
-            t.as_f32(),
-            Err(TensorError::DType {
-                found: DType::I64,
-                ..
-            })
-        ));
+        assert!(matches!(t.as_f32(), Err(TensorError::DType { found: DType::I64, .. })));
         assert!(Tensor::scalar(1.0).as_u8().is_err());
     }
 
@@ -362,18 +307,9 @@ mod tests {
         let t = Tensor::from_vec(vec![1.0 + 1.0 / 256.0, -2.75, 300.0], &[3, 1]).unwrap();
         let narrow = t.to_dtype(DType::BF16);
         assert_eq!((narrow.dtype(), narrow.shape()), (DType::BF16, &[3, 1][..]));
-        assert_eq!(
-            narrow.to_dtype(DType::F32).as_f32().unwrap(),
-            [1.0, -2.75, 300.0]
-        );
+        assert_eq!(narrow.to_dtype(DType::F32).as_f32().unwrap(), [1.0, -2.75, 300.0]);
         assert_eq!(t.to_dtype(DType::I64).as_i64().unwrap(), [1, -2, 300]);
         let ids = Tensor::from_i64(vec![1 << 40], &[1]).unwrap();
-        assert_eq!(
-            ids.to_dtype(DType::F16)
-                .to_dtype(DType::F32)
-                .item()
-                .unwrap(),
-            f32::INFINITY
-        );
+        assert_eq!(ids.to_dtype(DType::F16).to_dtype(DType::F32).item().unwrap(), f32::INFINITY);
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{assert_close, at, indices, tensor};
 use sango_tensor::nn::{self, Conv2dConfig};
-use sango_tensor::ops::{multi_head_attention, scaled_dot_product_attention};
+use sango_tensor::ops::{self, Columns, multi_head_attention, scaled_dot_product_attention};
 use sango_tensor::{Activation, DType, Tensor, TensorError, Weights};
 
 /// A checkpoint with these tensors.
@@ -24,7 +24,10 @@ fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Vec<f64> {
     let (rows, k) = (x.shape()[0], x.shape()[1]);
     indices(&[rows, w.shape()[0]])
         .iter()
-        .map(|i| (0..k).map(|j| value(x, &[i[0], j]) * value(w, &[i[1], j])).sum::<f64>() + b.map_or(0.0, |b| value(b, &[i[1]])))
+        .map(|i| {
+            (0..k).map(|j| value(x, &[i[0], j]) * value(w, &[i[1], j])).sum::<f64>()
+                + b.map_or(0.0, |b| value(b, &[i[1]]))
+        })
         .collect()
 }
 
@@ -43,7 +46,8 @@ fn linear_with_everything_that_can_follow_it() {
             let silu: Vec<f64> = expected.iter().map(|v| v / (1.0 + (-v).exp())).collect();
             assert_close(&layer.forward_act(&x, Activation::Silu).unwrap(), &[rows, n], &silu, 1e-5);
             let residual = tensor(&[rows, n], 4);
-            let sum: Vec<f64> = expected.iter().zip(residual.as_f32().unwrap()).map(|(a, &b)| a + f64::from(b)).collect();
+            let sum: Vec<f64> =
+                expected.iter().zip(residual.as_f32().unwrap()).map(|(a, &b)| a + f64::from(b)).collect();
             assert_close(&layer.forward_residual(&x, &residual).unwrap(), &[rows, n], &sum, 1e-5);
             let plain = nn::Linear::load(&weights, k, n, false).unwrap();
             assert_close(&plain.forward(&x).unwrap(), &[rows, n], &linear(&x, &w, None), 1e-5);
@@ -116,7 +120,8 @@ fn convolutions_of_every_kind() {
                     let x_at = (i[2] * stride + tap[1]).wrapping_sub(padding[1]);
                     if y < h * upsample && x_at < w * upsample {
                         let c = if groups == 1 { tap[2] } else { i[3] };
-                        sum += value(&x, &[i[0], y / upsample, x_at / upsample, c]) * value(&weight, &[i[3], tap[2], tap[0], tap[1]]);
+                        sum += value(&x, &[i[0], y / upsample, x_at / upsample, c])
+                            * value(&weight, &[i[3], tap[2], tap[0], tap[1]]);
                     }
                 }
                 sum
@@ -138,7 +143,8 @@ fn transposed_convolution_writes_blocks() {
     let expected: Vec<f64> = indices(&[2, 6, 8, 6])
         .iter()
         .map(|i| {
-            let products = (0..5).map(|c| value(&x, &[i[0], i[1] / 2, i[2] / 2, c]) * value(&w, &[c, i[3], i[1] % 2, i[2] % 2]));
+            let products =
+                (0..5).map(|c| value(&x, &[i[0], i[1] / 2, i[2] / 2, c]) * value(&w, &[c, i[3], i[1] % 2, i[2] % 2]));
             products.sum::<f64>() + value(&b, &[i[3]])
         })
         .collect();
@@ -179,7 +185,8 @@ fn norms() {
         index
             .iter()
             .map(|i| {
-                let members: Vec<f64> = index.iter().filter(|j| j[0] == i[0] && j[3] / 3 == i[3] / 3).map(|j| value(&x, j)).collect();
+                let members: Vec<f64> =
+                    index.iter().filter(|j| j[0] == i[0] && j[3] / 3 == i[3] / 3).map(|j| value(&x, j)).collect();
                 let (mean, variance) = moments(&members);
                 let v = affine(i, (value(&x, i) - mean) / (variance + 1e-6).sqrt());
                 if activate { v / (1.0 + (-v).exp()) } else { v }
@@ -194,7 +201,9 @@ fn norms() {
     assert!(nn::GroupNorm::load(&weights, 5, 12, 1e-6).unwrap().forward(&x).is_err());
 
     let (gamma, beta) = (w.reshape(&[1, 1, 1, 12]).unwrap(), b.reshape(&[1, 1, 1, 12]).unwrap());
-    let response = |n: usize, c: usize| index.iter().filter(|j| j[0] == n && j[3] == c).map(|j| value(&x, j).powi(2)).sum::<f64>().sqrt();
+    let response = |n: usize, c: usize| {
+        index.iter().filter(|j| j[0] == n && j[3] == c).map(|j| value(&x, j).powi(2)).sum::<f64>().sqrt()
+    };
     let global: Vec<f64> = index
         .iter()
         .map(|i| {
@@ -219,7 +228,8 @@ fn embeddings_keep_the_type_of_the_file_or_become_bf16() {
         let layer = nn::Embedding::load(&weights, 6, 4).unwrap();
         assert_eq!(layer.weight().dtype(), kept);
         let rounded = table.to_dtype(kept).to_dtype(DType::F32);
-        let expected: Vec<f64> = [5, 0].iter().flat_map(|&r| (0..4).map(move |c| (r, c))).map(|(r, c)| value(&rounded, &[r, c])).collect();
+        let expected: Vec<f64> =
+            [5, 0].iter().flat_map(|&r| (0..4).map(move |c| (r, c))).map(|(r, c)| value(&rounded, &[r, c])).collect();
         assert_close(&layer.forward(&ids).unwrap(), &[2, 4], &expected, 0.0);
     }
     let integers = checkpoint(&[("weight", &Tensor::zeros(&[6, 4]).unwrap().to_dtype(DType::I64))]);
@@ -260,7 +270,9 @@ fn attention_in_both_layouts() {
     };
     check(None, false, None, attention_reference(&q, &k, &v, scale, |_| 0.0));
     check(None, false, Some(0.3), attention_reference(&q, &k, &v, 0.3f32.into(), |_| 0.0));
-    let causal = |i: &[usize; 4]| if i[3] > i[2] + 2 { f64::NEG_INFINITY } else { 0.0 };
+    let causal = |i: &[usize; 4]| {
+        if i[3] > i[2] + 2 { f64::NEG_INFINITY } else { 0.0 }
+    };
     check(None, true, None, attention_reference(&q, &k, &v, scale, causal));
     // Masks of every broadcast kind.
     for shape in [&[2, 4, 5, 7][..], &[2, 1, 1, 7], &[5, 7], &[7], &[4, 5, 1], &[1, 1, 5, 7]] {
@@ -291,4 +303,74 @@ fn layers_say_what_does_not_fit() {
     let odd = checkpoint(&[("weight", &tensor(&[6, 2, 3, 3], 1))]);
     let config = Conv2dConfig { groups: 3, bias: false, ..Conv2dConfig::default() };
     assert!(nn::Conv2d::load(&odd, 6, 6, 3, config).is_err());
+}
+
+#[test]
+fn stacked_layers_give_their_outputs_side_by_side() {
+    let (x, q, k) = (tensor(&[3, 8], 1), tensor(&[6, 8], 2), tensor(&[4, 8], 3));
+    let (bq, bk) = (tensor(&[6], 4), tensor(&[4], 5));
+    let weights =
+        checkpoint(&[("q.weight", &q), ("q.bias", &bq), ("k.weight", &k.to_dtype(DType::BF16)), ("k.bias", &bk)]);
+    let (at_q, at_k) = (weights.pp("q"), weights.pp("k"));
+    let layer = nn::Linear::load_stacked(&[&at_q, &at_k], 8, &[6, 4], true).unwrap();
+    let k = k.to_dtype(DType::BF16).to_dtype(DType::F32);
+    let (yq, yk) = (linear(&x, &q, Some(&bq)), linear(&x, &k, Some(&bk)));
+    let expected: Vec<f64> = (0..3).flat_map(|r| [&yq[r * 6..][..6], &yk[r * 4..][..4]].concat()).collect();
+    assert_close(&layer.forward(&x).unwrap(), &[3, 10], &expected, 1e-5);
+    assert!(nn::Linear::load_stacked(&[&at_q, &at_k], 8, &[6], true).is_err());
+    assert!(nn::Linear::load_stacked(&[], 8, &[], true).is_err());
+}
+
+#[test]
+fn attention_on_columns_of_wider_tensors() {
+    // [queries | keys | values] of 4 query heads and 2 key heads of 8, as one projection writes them.
+    let fused = tensor(&[2, 5, 32 + 16 + 16], 1);
+    let part = |range: std::ops::Range<usize>| fused.narrow(2, range.start, range.len()).unwrap();
+    let apart = multi_head_attention(&part(0..32), &part(32..48), &part(48..64), 4, 2, None, true, None).unwrap();
+    let of = |range| Columns::of(&fused, range);
+    let together = multi_head_attention(of(0..32), of(32..48), of(48..64), 4, 2, None, true, None).unwrap();
+    assert_eq!(together.shape(), [2, 5, 32]);
+    assert_eq!(together.as_f32().unwrap(), apart.as_f32().unwrap());
+    assert!(multi_head_attention(of(0..32), of(32..48), of(50..66), 4, 2, None, true, None).is_err());
+    #[expect(clippy::reversed_empty_ranges, reason = "that is the mistake")]
+    let reversed = of(32..0);
+    assert!(multi_head_attention(reversed, of(32..48), of(48..64), 4, 2, None, true, None).is_err());
+}
+
+#[test]
+fn norms_scaled_for_each_batch() {
+    let (x, w, b) = (tensor(&[2, 3, 4], 1), tensor(&[2, 4], 2), tensor(&[2, 4], 3));
+    let shared = tensor(&[4], 4);
+    for batch in 0..2 {
+        let one = |t: &Tensor| t.narrow(0, batch, 1).unwrap();
+        let row = |t: &Tensor| one(t).squeeze(0).unwrap();
+        let check = |all: Tensor, alone: Tensor| assert_eq!(one(&all).as_f32().unwrap(), alone.as_f32().unwrap());
+        check(
+            ops::rms_norm(&x, Some(&w), Some(&b), 1e-6).unwrap(),
+            ops::rms_norm(&one(&x), Some(&row(&w)), Some(&row(&b)), 1e-6).unwrap(),
+        );
+        check(
+            ops::layer_norm(&x, Some(&shared), Some(&b), 1e-6).unwrap(),
+            ops::layer_norm(&one(&x), Some(&shared), Some(&row(&b)), 1e-6).unwrap(),
+        );
+    }
+    let plain = ops::rms_norm(&x, None, None, 1e-6).unwrap();
+    let expected: Vec<f64> = indices(x.shape())
+        .iter()
+        .map(|i| value(&plain, i) * value(&w, &[i[0], i[2]]) + value(&b, &[i[0], i[2]]))
+        .collect();
+    assert_close(&ops::rms_norm(&x, Some(&w), Some(&b), 1e-6).unwrap(), x.shape(), &expected, 1e-6);
+
+    let layer = nn::RmsNorm::load(&checkpoint(&[("weight", &shared)]), 4, 1e-6, true).unwrap();
+    let normed = layer.forward(&x).unwrap();
+    let modulated: Vec<f64> = indices(x.shape())
+        .iter()
+        .map(|i| value(&normed, i) * (1.0 + value(&w, &[i[0], i[2]])) + value(&b, &[i[0], i[2]]))
+        .collect();
+    assert_close(&layer.forward_scale_shift(&x, &w, &b).unwrap(), x.shape(), &modulated, 1e-6);
+    assert_close(&normed.scale_shift(&w, &b).unwrap(), x.shape(), &modulated, 1e-6);
+    assert!(ops::rms_norm(&x, Some(&tensor(&[3, 4], 1)), None, 1e-6).is_err());
+    assert!(ops::layer_norm(&x, None, Some(&tensor(&[5], 1)), 1e-6).is_err());
+    assert!(x.scale_shift(&shared, &b).is_err());
+    assert!(ops::global_response_norm(&x, &shared, &tensor(&[3], 1)).is_err());
 }

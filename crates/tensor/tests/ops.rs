@@ -139,7 +139,10 @@ fn long_tensors_take_the_parallel_path_and_agree() {
     let rows = tensor(&[41, 1], 9);
     let out = x.mul(&rows).unwrap();
     for (i, index) in indices(x.shape()).iter().enumerate() {
-        assert_eq!(out.as_f32().unwrap()[i], (at(data, x.shape(), index) * at(rows.as_f32().unwrap(), &[41, 1], index)) as f32);
+        assert_eq!(
+            out.as_f32().unwrap()[i],
+            (at(data, x.shape(), index) * at(rows.as_f32().unwrap(), &[41, 1], index)) as f32
+        );
     }
     let moved = x.permute(&[2, 0, 1]).unwrap().permute(&[1, 2, 0]).unwrap();
     assert_eq!(moved.as_f32().unwrap(), data);
@@ -190,7 +193,8 @@ fn unary_ops_are_the_functions_they_are_named_after() {
             assert!(same, "case {i}: {f}, expected {e}");
         }
     }
-    let expected: Vec<f64> = x.as_f32().unwrap().iter().map(|&v| f64::from(v)).map(|v| 0.5 * v * (1.0 + erf(v / 2f64.sqrt()))).collect();
+    let expected: Vec<f64> =
+        x.as_f32().unwrap().iter().map(|&v| f64::from(v)).map(|v| 0.5 * v * (1.0 + erf(v / 2f64.sqrt()))).collect();
     assert_close(&x.gelu().unwrap(), &[2, 2], &expected, 1e-6);
 }
 
@@ -268,7 +272,10 @@ fn empty_tensors_pass_through() {
     assert_eq!(empty.sum(1).unwrap().as_f32().unwrap(), [0.0; 6]);
     assert_eq!(empty.softmax(-1).unwrap().numel(), 0);
     assert_eq!(empty.matmul(&Tensor::zeros(&[3, 5]).unwrap()).unwrap().shape(), [2, 0, 5]);
-    assert_eq!(Tensor::zeros(&[4, 0]).unwrap().matmul(&Tensor::zeros(&[0, 2]).unwrap()).unwrap().as_f32().unwrap(), [0.0; 8]);
+    assert_eq!(
+        Tensor::zeros(&[4, 0]).unwrap().matmul(&Tensor::zeros(&[0, 2]).unwrap()).unwrap().as_f32().unwrap(),
+        [0.0; 8]
+    );
     assert_eq!(empty.unsqueeze(0).unwrap().upsample_nearest2d(2).unwrap().shape(), [1, 4, 0, 3]);
 }
 

@@ -7,12 +7,7 @@ use crate::shape::coalesce;
 const BLOCK: usize = 16;
 
 /// Writes to `out`, row-major over `shape`, the elements of `x` read with `strides`.
-pub(crate) fn gather_strided<T: Copy + Send + Sync>(
-    x: &[T],
-    shape: &[usize],
-    strides: &[usize],
-    out: &mut [T],
-) {
+pub(crate) fn gather_strided<T: Copy + Send + Sync>(x: &[T], shape: &[usize], strides: &[usize], out: &mut [T]) {
     if out.is_empty() {
         return;
     }
@@ -20,29 +15,18 @@ pub(crate) fn gather_strided<T: Copy + Send + Sync>(
     let inner = dims.len() - 1;
     let (row, step) = (dims[inner], strides[inner]);
     let offset_of = |mut at: usize, dims: &[usize]| {
-        dims.iter()
-            .zip(&strides)
-            .rev()
-            .map(|(&d, &s)| (at % d * s, at /= d).0)
-            .sum::<usize>()
+        dims.iter().zip(&strides).rev().map(|(&d, &s)| (at % d * s, at /= d).0).sum::<usize>()
     };
     let cost = out.len();
     if inner > 0 && step != 1 && strides[inner - 1] == 1 {
         // The last two dimensions change places: block by block.
         let (rows, plane) = (dims[inner - 1], dims[inner - 1] * row);
         if out.len() / plane == 1 {
-            for_each_chunk(out, row, cost, |first, part| {
-                transpose(&x[first..], step, row, part)
-            });
+            for_each_chunk(out, row, cost, |first, part| transpose(&x[first..], step, row, part));
         } else {
             for_each_chunk(out, plane, cost, |first, part| {
                 for (i, out) in part.chunks_exact_mut(rows * row).enumerate() {
-                    transpose(
-                        &x[offset_of(first + i, &dims[..inner - 1])..],
-                        step,
-                        row,
-                        out,
-                    );
+                    transpose(&x[offset_of(first + i, &dims[..inner - 1])..], step, row, out);
                 }
             });
         }
@@ -54,10 +38,7 @@ pub(crate) fn gather_strided<T: Copy + Send + Sync>(
             match step {
                 1 => out.copy_from_slice(&x[..row]),
                 0 => out.fill(x[0]),
-                _ => out
-                    .iter_mut()
-                    .zip(x.iter().step_by(step))
-                    .for_each(|(y, &x)| *y = x),
+                _ => out.iter_mut().zip(x.iter().step_by(step)).for_each(|(y, &x)| *y = x),
             }
         }
     });

@@ -22,21 +22,12 @@ impl<T> Shared<T> {
 
 /// Calls `f(first_row, rows)` for parts of `out`, which is made of rows of `row` elements; in parallel when `cost`
 /// (about the number of elements read and written) is large.
-pub(crate) fn for_each_chunk<T: Send>(
-    out: &mut [T],
-    row: usize,
-    cost: usize,
-    f: impl Fn(usize, &mut [T]) + Sync,
-) {
+pub(crate) fn for_each_chunk<T: Send>(out: &mut [T], row: usize, cost: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     if out.is_empty() {
         return;
     }
     let rows = out.len() / row;
-    let tasks = if cost < MIN_PARALLEL {
-        1
-    } else {
-        (4 * pool::num_threads()).min(rows)
-    };
+    let tasks = if cost < MIN_PARALLEL { 1 } else { (4 * pool::num_threads()).min(rows) };
     if tasks <= 1 {
         return f(0, out);
     }
@@ -44,9 +35,7 @@ pub(crate) fn for_each_chunk<T: Send>(
     pool::parallel_for(tasks, &|task| {
         let (first, end) = (rows * task / tasks, rows * (task + 1) / tasks);
         // SAFETY: tasks have disjoint ranges of rows, all within `out`, which outlives `parallel_for`.
-        f(first, unsafe {
-            shared.part(first * row, (end - first) * row)
-        });
+        f(first, unsafe { shared.part(first * row, (end - first) * row) });
     });
 }
 
@@ -63,10 +52,7 @@ mod tests {
                     *x += 1 + (first * 3 + i) as u32;
                 }
             });
-            assert!(
-                out.iter().enumerate().all(|(i, &x)| x == 1 + i as u32),
-                "{rows} rows"
-            );
+            assert!(out.iter().enumerate().all(|(i, &x)| x == 1 + i as u32), "{rows} rows");
         }
         for_each_chunk(&mut [0u8; 0], 0, usize::MAX, |_, _| panic!("nothing to do"));
     }

@@ -4,32 +4,49 @@ use crate::buffer::Buffer;
 use crate::cpu::parallel::for_each_chunk;
 
 /// Sums over `n`. Partial sums in eight lanes (or per column) keep the rounding error small.
-pub(crate) fn sum(x: &[f32], (outer, n, inner): (usize, usize, usize)) -> Buffer {
+pub(crate) fn sum(x: &[f32], sizes: (usize, usize, usize)) -> Buffer {
+    sum_of(x, sizes, |x| x)
+}
+
+/// Sums of squares over `n`.
+pub(crate) fn sum_squares(x: &[f32], sizes: (usize, usize, usize)) -> Buffer {
+    sum_of(x, sizes, |x| x * x)
+}
+
+fn sum_of(x: &[f32], (outer, n, inner): (usize, usize, usize), f: impl Fn(f32) -> f32 + Sync) -> Buffer {
     let mut out = Buffer::zeros(outer * inner);
     if n == 0 {
         return out;
     }
-    for_each_chunk(&mut out, inner, x.len(), |first, part| {
-        for (i, out) in part.chunks_exact_mut(inner).enumerate() {
-            let x = &x[(first + i) * n * inner..(first + i + 1) * n * inner];
-            if inner == 1 {
-                out[0] = sum_row(x);
-            } else {
-                for row in x.chunks_exact(inner) {
-                    out.iter_mut().zip(row).for_each(|(y, &x)| *y += x);
-                }
+    if inner == 1 {
+        for_each_chunk(&mut out, 1, x.len(), |first, part| {
+            for (out, x) in part.iter_mut().zip(x[first * n..].chunks_exact(n)) {
+                *out = sum_row(x, &f);
             }
+        });
+        return out;
+    }
+    // Threads share the columns; a part may end in the middle of one outer index and go on in the next.
+    for_each_chunk(&mut out, 1, x.len(), |mut first, mut part| {
+        while !part.is_empty() {
+            let (block, column) = (first / inner, first % inner);
+            let (columns, rest) = part.split_at_mut((inner - column).min(part.len()));
+            for row in x[block * n * inner..(block + 1) * n * inner].chunks_exact(inner) {
+                columns.iter_mut().zip(&row[column..]).for_each(|(y, &x)| *y += f(x));
+            }
+            first += columns.len();
+            part = rest;
         }
     });
     out
 }
 
-fn sum_row(x: &[f32]) -> f32 {
+fn sum_row(x: &[f32], f: &impl Fn(f32) -> f32) -> f32 {
     let chunks = x.chunks_exact(8);
-    let tail: f32 = chunks.remainder().iter().sum();
+    let tail: f32 = chunks.remainder().iter().map(|&x| f(x)).sum();
     let mut lanes = [0.0f32; 8];
     for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(y, &x)| *y += x);
+        lanes.iter_mut().zip(chunk).for_each(|(y, &x)| *y += f(x));
     }
     lanes.iter().sum::<f32>() + tail
 }

@@ -23,9 +23,7 @@ pub(crate) fn log_softmax(x: &[f32], row: usize) -> Buffer {
         let max = max(x);
         let sum: f64 = x.iter().map(|&x| f64::from((x - max).exp())).sum();
         let log_sum = sum.ln() as f32;
-        out.iter_mut()
-            .zip(x)
-            .for_each(|(y, &x)| *y = x - max - log_sum);
+        out.iter_mut().zip(x).for_each(|(y, &x)| *y = x - max - log_sum);
     })
 }
 

@@ -26,23 +26,14 @@ pub struct Conv2dConfig {
 
 impl Default for Conv2dConfig {
     fn default() -> Self {
-        Self {
-            stride: 1,
-            padding: [0; 4],
-            groups: 1,
-            bias: true,
-            upsample: 1,
-        }
+        Self { stride: 1, padding: [0; 4], groups: 1, bias: true, upsample: 1 }
     }
 }
 
 impl Conv2dConfig {
     /// The default with the same padding on all four sides.
     pub fn padded(padding: usize) -> Self {
-        Self {
-            padding: [padding; 4],
-            ..Self::default()
-        }
+        Self { padding: [padding; 4], ..Self::default() }
     }
 }
 
@@ -70,24 +61,14 @@ impl Conv2d {
         config: Conv2dConfig,
     ) -> Result<Self> {
         let groups = config.groups.max(1);
-        let view = weights.checked_view(
-            "weight",
-            &[out_channels, in_channels / groups, kernel_size, kernel_size],
-        )?;
+        let view = weights.checked_view("weight", &[out_channels, in_channels / groups, kernel_size, kernel_size])?;
         let sizes = (out_channels, in_channels, kernel_size, kernel_size);
         let weight = match view.floats()? {
             Floats::F32(w) => PackedConv2d::from_f32(&w, sizes, groups, precision(weights))?,
             Floats::BF16(w) => PackedConv2d::from_bf16(&w, sizes, groups, precision(weights))?,
         };
         let bias = optional_vector(weights, "bias", out_channels, config.bias)?;
-        Ok(Self {
-            weight,
-            bias,
-            in_channels,
-            out_channels,
-            kernel_size,
-            config,
-        })
+        Ok(Self { weight, bias, in_channels, out_channels, kernel_size, config })
     }
 
     /// Convolves.
@@ -120,27 +101,11 @@ impl Conv2d {
         if channels != self.in_channels {
             return Err(TensorError::shape(
                 "conv2d",
-                format!(
-                    "{} channels expected in the last dimension of {:?}",
-                    self.in_channels,
-                    x.shape()
-                ),
+                format!("{} channels expected in the last dimension of {:?}", self.in_channels, x.shape()),
             ));
         }
-        let Conv2dConfig {
-            stride,
-            padding,
-            upsample,
-            ..
-        } = self.config;
-        let shape = Conv2dShape {
-            n,
-            h,
-            w,
-            stride,
-            pad: padding,
-            upsample,
-        };
+        let Conv2dConfig { stride, padding, upsample, .. } = self.config;
+        let shape = Conv2dShape { n, h, w, stride, pad: padding, upsample };
         let (out_h, out_w) = shape.output(self.kernel_size, self.kernel_size)?;
         let out_shape = vec![n, out_h, out_w, self.out_channels];
         if residual.is_some_and(|r| r.shape() != out_shape) {
@@ -153,11 +118,7 @@ impl Conv2d {
         match x.device {
             Device::Cpu => {
                 let residual = residual.map(|r| r.f32_for("conv2d")).transpose()?;
-                let epilogue = Epilogue {
-                    bias: f32_of("conv2d", &self.bias)?,
-                    activation,
-                    residual,
-                };
+                let epilogue = Epilogue { bias: f32_of("conv2d", &self.bias)?, activation, residual };
                 conv2d(input, &shape, &self.weight, &epilogue, &mut out)?;
             }
         }
@@ -191,22 +152,14 @@ impl ConvTranspose2d {
         bias: bool,
     ) -> Result<Self> {
         let taps = kernel_size * kernel_size;
-        let weight = weights.get_f32(
-            "weight",
-            &[in_channels, out_channels, kernel_size, kernel_size],
-        )?;
+        let weight = weights.get_f32("weight", &[in_channels, out_channels, kernel_size, kernel_size])?;
         let by_tap = weight.permute(&[2, 3, 1, 0])?;
         let rows = taps * out_channels;
         let bias = optional_vector(weights, "bias", out_channels, bias)?
             .map(|b| b.broadcast_to(&[taps, out_channels])?.reshape(&[rows]))
             .transpose()?;
         Ok(Self {
-            weight: PackedWeights::from_f32(
-                by_tap.as_f32()?,
-                rows,
-                in_channels,
-                precision(weights),
-            )?,
+            weight: PackedWeights::from_f32(by_tap.as_f32()?, rows, in_channels, precision(weights))?,
             bias,
             in_channels,
             out_channels,
@@ -223,11 +176,7 @@ impl ConvTranspose2d {
         if channels != self.in_channels {
             return Err(TensorError::shape(
                 "conv_transpose2d",
-                format!(
-                    "{} channels expected in the last dimension of {:?}",
-                    self.in_channels,
-                    x.shape()
-                ),
+                format!("{} channels expected in the last dimension of {:?}", self.in_channels, x.shape()),
             ));
         }
         let (k, c) = (self.kernel_size, self.out_channels);
@@ -235,16 +184,11 @@ impl ConvTranspose2d {
         let mut blocks = Buffer::uninit(numel("conv_transpose2d", &[pixels, k, k, c])?);
         match x.device {
             Device::Cpu => {
-                let epilogue = Epilogue {
-                    bias: f32_of("conv_transpose2d", &self.bias)?,
-                    ..Epilogue::default()
-                };
+                let epilogue = Epilogue { bias: f32_of("conv_transpose2d", &self.bias)?, ..Epilogue::default() };
                 gemm(input, pixels, &self.weight, &epilogue, &mut blocks)?;
             }
         }
         // Blocks of k × k pixels, one after the other, become rows of the larger image.
-        x.like(blocks, vec![n, h, w, k, k * c])
-            .permute(&[0, 1, 3, 2, 4])?
-            .reshape(&[n, h * k, w * k, c])
+        x.like(blocks, vec![n, h, w, k, k * c]).permute(&[0, 1, 3, 2, 4])?.reshape(&[n, h * k, w * k, c])
     }
 }

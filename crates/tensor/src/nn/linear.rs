@@ -21,12 +21,7 @@ impl Linear {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape or type.
-    pub fn load(
-        weights: &Weights,
-        in_features: usize,
-        out_features: usize,
-        bias: bool,
-    ) -> Result<Self> {
+    pub fn load(weights: &Weights, in_features: usize, out_features: usize, bias: bool) -> Result<Self> {
         Ok(Self {
             weight: pack(weights, &[out_features, in_features], false)?,
             bias: optional_vector(weights, "bias", out_features, bias)?,
@@ -40,17 +35,42 @@ impl Linear {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape or type.
-    pub fn load_conv1x1(
-        weights: &Weights,
-        in_features: usize,
-        out_features: usize,
-        bias: bool,
-    ) -> Result<Self> {
+    pub fn load_conv1x1(weights: &Weights, in_features: usize, out_features: usize, bias: bool) -> Result<Self> {
         Ok(Self {
             weight: pack(weights, &[out_features, in_features, 1, 1], false)?,
             bias: optional_vector(weights, "bias", out_features, bias)?,
             in_features,
             out_features,
+        })
+    }
+
+    /// Several layers with the same input as one: their matrices one below the other, so that the outputs of
+    /// `to_q`, `to_k` and `to_v`, for example, come side by side from one product. `out_features` has one entry for
+    /// each place in `weights`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type, or there are not as many places as sizes.
+    pub fn load_stacked(weights: &[&Weights], in_features: usize, out_features: &[usize], bias: bool) -> Result<Self> {
+        if weights.is_empty() || weights.len() != out_features.len() {
+            return Err(TensorError::shape(
+                "linear",
+                format!("{} layers with {} sizes", weights.len(), out_features.len()),
+            ));
+        }
+        let rows: usize = out_features.iter().sum();
+        let mut elements = Vec::with_capacity(rows * in_features);
+        let mut biases = Vec::with_capacity(rows);
+        for (weights, &n) in weights.iter().zip(out_features) {
+            elements.extend_from_slice(weights.get_f32("weight", &[n, in_features])?.as_f32()?);
+            if bias {
+                biases.extend_from_slice(weights.get_f32("bias", &[n])?.as_f32()?);
+            }
+        }
+        Ok(Self {
+            weight: PackedWeights::from_f32(&elements, rows, in_features, precision(weights[0]))?,
+            bias: bias.then(|| Tensor::from_vec(biases, &[rows])).transpose()?,
+            in_features,
+            out_features: rows,
         })
     }
 
@@ -61,24 +81,11 @@ impl Linear {
     pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
         let [out_features, in_features] = weight.dims()?;
         if bias.as_ref().is_some_and(|b| b.shape() != [out_features]) {
-            return Err(TensorError::shape(
-                "linear",
-                format!("a bias of {bias:?} for {out_features} features"),
-            ));
+            return Err(TensorError::shape("linear", format!("a bias of {bias:?} for {out_features} features")));
         }
         let precision = sango_kernels::Precision::F32;
-        let weight = PackedWeights::from_f32(
-            weight.f32_for("linear")?,
-            out_features,
-            in_features,
-            precision,
-        )?;
-        Ok(Self {
-            weight,
-            bias,
-            in_features,
-            out_features,
-        })
+        let weight = PackedWeights::from_f32(weight.f32_for("linear")?, out_features, in_features, precision)?;
+        Ok(Self { weight, bias, in_features, out_features })
     }
 
     /// `[…, in_features]` → `[…, out_features]`.
@@ -126,12 +133,7 @@ impl GatedLinear {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape or type.
-    pub fn load(
-        weights: &Weights,
-        in_features: usize,
-        out_features: usize,
-        bias: bool,
-    ) -> Result<Self> {
+    pub fn load(weights: &Weights, in_features: usize, out_features: usize, bias: bool) -> Result<Self> {
         Ok(Self {
             weight: pack(weights, &[2 * out_features, in_features], true)?,
             bias: optional_vector(weights, "bias", 2 * out_features, bias)?,
@@ -178,30 +180,20 @@ fn run(
     if last != in_features {
         return Err(TensorError::shape(
             "linear",
-            format!(
-                "{in_features} features expected in the last dimension of {:?}",
-                x.shape()
-            ),
+            format!("{in_features} features expected in the last dimension of {:?}", x.shape()),
         ));
     }
     let mut shape = lead.to_vec();
     shape.push(out_features);
     if residual.is_some_and(|r| r.shape() != shape) {
-        return Err(TensorError::shape(
-            "linear",
-            format!("the residual {residual:?} does not have shape {shape:?}"),
-        ));
+        return Err(TensorError::shape("linear", format!("the residual {residual:?} does not have shape {shape:?}")));
     }
     let rows = lead.iter().product();
     let mut out = Buffer::uninit(rows * out_features);
     match x.device {
         Device::Cpu => {
             let residual = residual.map(|r| r.f32_for("linear")).transpose()?;
-            let epilogue = Epilogue {
-                bias: f32_of("linear", bias)?,
-                activation,
-                residual,
-            };
+            let epilogue = Epilogue { bias: f32_of("linear", bias)?, activation, residual };
             gemm(a, rows, weight, &epilogue, &mut out)?;
         }
     }

@@ -20,20 +20,11 @@ use crate::{DType, Tensor, Weights};
 
 /// How matrices loaded from here are packed.
 fn precision(weights: &Weights) -> Precision {
-    if weights.compute_dtype() == DType::BF16 {
-        Precision::Bf16
-    } else {
-        Precision::F32
-    }
+    if weights.compute_dtype() == DType::BF16 { Precision::Bf16 } else { Precision::F32 }
 }
 
 /// The one-dimensional tensor `name`, when the layer has it.
-fn optional_vector(
-    weights: &Weights,
-    name: &str,
-    len: usize,
-    present: bool,
-) -> Result<Option<Tensor>> {
+fn optional_vector(weights: &Weights, name: &str, len: usize, present: bool) -> Result<Option<Tensor>> {
     present.then(|| weights.get_f32(name, &[len])).transpose()
 }
 

@@ -1,11 +1,11 @@
 //! Normalisation layers.
 
-use sango_kernels::{Activation, group_norm, layer_norm, rms_norm};
+use sango_kernels::{Activation, group_norm};
 
 use super::{f32_of, optional_vector};
 use crate::buffer::Buffer;
 use crate::error::{Result, TensorError};
-use crate::{Device, Tensor, Weights};
+use crate::{Device, Tensor, Weights, ops};
 
 /// Subtracts the mean and divides by the standard deviation of the last dimension.
 pub struct LayerNorm {
@@ -28,21 +28,10 @@ impl LayerNorm {
     ///
     /// # Errors
     /// As [`LayerNorm::load`].
-    pub fn load_with(
-        weights: &Weights,
-        width: usize,
-        eps: f32,
-        affine: bool,
-        bias: bool,
-    ) -> Result<Self> {
+    pub fn load_with(weights: &Weights, width: usize, eps: f32, affine: bool, bias: bool) -> Result<Self> {
         let weight = optional_vector(weights, "weight", width, affine)?;
         let bias = optional_vector(weights, "bias", width, affine && bias)?;
-        Ok(Self {
-            weight,
-            bias,
-            width,
-            eps,
-        })
+        Ok(Self { weight, bias, width, eps })
     }
 
     /// Normalises every row of the last dimension.
@@ -50,15 +39,8 @@ impl LayerNorm {
     /// # Errors
     /// [`TensorError::Shape`] when the last dimension is another, [`TensorError::DType`] unless `F32`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut out = prepare("layer_norm", x, self.width)?;
-        let (weight, bias) = (
-            f32_of("layer_norm", &self.weight)?,
-            f32_of("layer_norm", &self.bias)?,
-        );
-        match x.device {
-            Device::Cpu => layer_norm(x.as_f32()?, self.width, weight, bias, self.eps, &mut out)?,
-        }
-        Ok(x.like(out, x.shape().to_vec()))
+        fits("layer_norm", x, self.width)?;
+        ops::layer_norm(x, self.weight.as_ref(), self.bias.as_ref(), self.eps)
     }
 }
 
@@ -75,11 +57,7 @@ impl RmsNorm {
     /// # Errors
     /// When the tensor is missing or has another shape or type.
     pub fn load(weights: &Weights, width: usize, eps: f32, affine: bool) -> Result<Self> {
-        Ok(Self {
-            weight: optional_vector(weights, "weight", width, affine)?,
-            width,
-            eps,
-        })
+        Ok(Self { weight: optional_vector(weights, "weight", width, affine)?, width, eps })
     }
 
     /// Normalises every row of the last dimension.
@@ -87,12 +65,23 @@ impl RmsNorm {
     /// # Errors
     /// As [`LayerNorm::forward`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut out = prepare("rms_norm", x, self.width)?;
-        let weight = f32_of("rms_norm", &self.weight)?;
-        match x.device {
-            Device::Cpu => rms_norm(x.as_f32()?, self.width, weight, self.eps, &mut out)?,
-        }
-        Ok(x.like(out, x.shape().to_vec()))
+        fits("rms_norm", x, self.width)?;
+        ops::rms_norm(x, self.weight.as_ref(), None, self.eps)
+    }
+
+    /// `forward(x) · (1 + scale) + shift` for `x` `[B, …, width]`, `scale` and `shift` `[B, width]`: the
+    /// `AdaLayerNormContinuous` of diffusers with this norm inside.
+    ///
+    /// # Errors
+    /// As [`LayerNorm::forward`].
+    pub fn forward_scale_shift(&self, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        fits("rms_norm", x, self.width)?;
+        let factor = scale.add_scalar(1.0)?;
+        let weight = match &self.weight {
+            Some(weight) => factor.mul(weight)?,
+            None => factor,
+        };
+        ops::rms_norm(x, Some(&weight), Some(shift), self.eps)
     }
 }
 
@@ -110,12 +99,7 @@ impl GroupNorm {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape or type.
-    pub fn load(
-        weights: &Weights,
-        num_groups: usize,
-        num_channels: usize,
-        eps: f32,
-    ) -> Result<Self> {
+    pub fn load(weights: &Weights, num_groups: usize, num_channels: usize, eps: f32) -> Result<Self> {
         Ok(Self {
             weight: optional_vector(weights, "weight", num_channels, true)?,
             bias: optional_vector(weights, "bias", num_channels, true)?,
@@ -138,31 +122,18 @@ impl GroupNorm {
     /// # Errors
     /// As [`LayerNorm::forward`].
     pub fn forward_act(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let mut out = prepare("group_norm", x, self.num_channels)?;
+        fits("group_norm", x, self.num_channels)?;
         if x.rank() < 2 {
-            return Err(TensorError::shape(
-                "group_norm",
-                format!("{:?} has no batch dimension", x.shape()),
-            ));
+            return Err(TensorError::shape("group_norm", format!("{:?} has no batch dimension", x.shape())));
         }
         let (n, pixels) = (x.shape()[0], x.shape()[1..x.rank() - 1].iter().product());
-        let (weight, bias) = (
-            f32_of("group_norm", &self.weight)?,
-            f32_of("group_norm", &self.bias)?,
-        );
+        let (weight, bias) = (f32_of("group_norm", &self.weight)?, f32_of("group_norm", &self.bias)?);
         let sizes = (n, pixels, self.num_channels);
+        let data = x.f32_for("group_norm")?;
+        let mut out = Buffer::uninit(data.len());
         match x.device {
             Device::Cpu => {
-                group_norm(
-                    x.as_f32()?,
-                    sizes,
-                    self.num_groups,
-                    weight,
-                    bias,
-                    self.eps,
-                    activation,
-                    &mut out,
-                )?;
+                group_norm(data, sizes, self.num_groups, weight, bias, self.eps, activation, &mut out)?;
             }
         }
         Ok(x.like(out, x.shape().to_vec()))
@@ -174,7 +145,6 @@ impl GroupNorm {
 pub struct GlobalResponseNorm {
     gamma: Tensor,
     beta: Tensor,
-    width: usize,
 }
 
 impl GlobalResponseNorm {
@@ -184,45 +154,21 @@ impl GlobalResponseNorm {
     /// When a tensor is missing or has another shape or type.
     pub fn load(weights: &Weights, width: usize) -> Result<Self> {
         let shape = [1, 1, 1, width];
-        Ok(Self {
-            gamma: weights.get_f32("gamma", &shape)?,
-            beta: weights.get_f32("beta", &shape)?,
-            width,
-        })
+        Ok(Self { gamma: weights.get_f32("gamma", &shape)?, beta: weights.get_f32("beta", &shape)? })
     }
 
-    /// Normalises `[N, H, W, C]`.
+    /// Normalises `[N, H, W, C]` or `[N, H · W, C]`.
     ///
     /// # Errors
     /// As [`LayerNorm::forward`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let [n, h, w, c] = x.dims()?;
-        if c != self.width {
-            return Err(wrong_width("global_response_norm", x, self.width));
-        }
-        let response = x.square()?.reshape(&[n, h * w, c])?.sum(1)?.sqrt()?;
-        let relative = response.div(&response.mean_keepdim(-1)?.add_scalar(1e-6)?)?;
-        // gamma · (x · relative) + beta + x, with the factors of x gathered first.
-        let factor = relative
-            .reshape(&[n, 1, 1, c])?
-            .mul(&self.gamma)?
-            .add_scalar(1.0)?;
-        x.mul(&factor)?.add(&self.beta)
+        ops::global_response_norm(x, &self.gamma, &self.beta)
     }
 }
 
-/// Memory for the result, once the input is known to fit.
-fn prepare(op: &'static str, x: &Tensor, width: usize) -> Result<Buffer> {
-    x.f32_for(op)?;
-    if x.shape().last() != Some(&width) {
-        return Err(wrong_width(op, x, width));
+fn fits(op: &'static str, x: &Tensor, width: usize) -> Result<()> {
+    if x.shape().last() == Some(&width) {
+        return Ok(());
     }
-    Ok(Buffer::uninit(x.numel()))
-}
-
-fn wrong_width(op: &'static str, x: &Tensor, width: usize) -> TensorError {
-    TensorError::shape(
-        op,
-        format!("{width} expected as the last dimension of {:?}", x.shape()),
-    )
+    Err(TensorError::shape(op, format!("{width} expected as the last dimension of {:?}", x.shape())))
 }

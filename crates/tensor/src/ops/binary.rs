@@ -39,12 +39,7 @@ impl Tensor {
         self.zip("div", other, |a, b| a / b)
     }
 
-    fn zip(
-        &self,
-        op: &'static str,
-        other: &Tensor,
-        f: impl Fn(f32, f32) -> f32 + Sync,
-    ) -> Result<Tensor> {
+    fn zip(&self, op: &'static str, other: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync) -> Result<Tensor> {
         let (a, b) = (self.f32_for(op)?, other.f32_for(op)?);
         let shape = broadcast(op, &self.shape, &other.shape)?;
         crate::shape::numel(op, &shape)?;

@@ -19,10 +19,7 @@ impl Tensor {
         let (outer, n, inner) = split_at_dim(&self.shape, dim);
         let ids = checked_ids("index_select", ids, n)?;
         let mut out = Buffer::uninit(outer * ids.len() * inner);
-        for (out, x) in out
-            .chunks_exact_mut((ids.len() * inner).max(1))
-            .zip(x.chunks_exact((n * inner).max(1)))
-        {
+        for (out, x) in out.chunks_exact_mut((ids.len() * inner).max(1)).zip(x.chunks_exact((n * inner).max(1))) {
             for (out, &id) in out.chunks_exact_mut(inner.max(1)).zip(&ids) {
                 out.copy_from_slice(&x[id * inner..(id + 1) * inner]);
             }
@@ -71,11 +68,7 @@ impl Tensor {
         }
         let x = self.f32_for("gather_last")?;
         let ids_checked = checked_ids("gather_last", ids, n)?;
-        let out: Vec<f32> = ids_checked
-            .iter()
-            .enumerate()
-            .map(|(row, &id)| x[row * n + id])
-            .collect();
+        let out: Vec<f32> = ids_checked.iter().enumerate().map(|(row, &id)| x[row * n + id]).collect();
         Ok(self.like(out, ids.shape.clone()))
     }
 }
@@ -86,11 +79,6 @@ fn checked_ids(op: &'static str, ids: &Tensor, len: usize) -> Result<Vec<usize>>
     };
     v[ids.range()]
         .iter()
-        .map(|&index| {
-            usize::try_from(index)
-                .ok()
-                .filter(|&i| i < len)
-                .ok_or(TensorError::Index { op, index, len })
-        })
+        .map(|&index| usize::try_from(index).ok().filter(|&i| i < len).ok_or(TensorError::Index { op, index, len }))
         .collect()
 }

@@ -6,9 +6,11 @@ mod attention;
 mod binary;
 mod index;
 mod matmul;
+mod norm;
 mod reduce;
 mod resize;
 mod unary;
 mod view;
 
-pub use attention::{multi_head_attention, scaled_dot_product_attention};
+pub use attention::{Columns, multi_head_attention, scaled_dot_product_attention};
+pub use norm::{global_response_norm, layer_norm, rms_norm};

@@ -52,10 +52,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::sum`]; [`TensorError::Shape`] when `dim` is empty.
     pub fn argmax(&self, dim: isize) -> Result<Tensor> {
-        let (x, dim) = (
-            self.f32_for("argmax")?,
-            resolve_dim("argmax", dim, &self.shape)?,
-        );
+        let (x, dim) = (self.f32_for("argmax")?, resolve_dim("argmax", dim, &self.shape)?);
         if self.shape[dim] == 0 {
             return Err(TensorError::shape("argmax", "the dimension is empty"));
         }
@@ -94,10 +91,7 @@ impl Tensor {
         let dim = resolve_dim(op, dim, &self.shape)?;
         if dim + 1 != self.rank() {
             let (dim, last) = (dim as isize, -1);
-            return self
-                .transpose(dim, last)?
-                .along_last(op, last, on_cpu)?
-                .transpose(dim, last);
+            return self.transpose(dim, last)?.along_last(op, last, on_cpu)?.transpose(dim, last);
         }
         let out = match self.device {
             Device::Cpu => on_cpu(x, self.shape[dim]),

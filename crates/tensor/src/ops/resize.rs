@@ -25,8 +25,7 @@ impl Tensor {
             for (i, out) in part.chunks_exact_mut(row).enumerate() {
                 let x = &x[(first + i) / scale * w * c..][..w * c];
                 for (out, pixel) in out.chunks_exact_mut(scale * c).zip(x.chunks_exact(c)) {
-                    out.chunks_exact_mut(c)
-                        .for_each(|out| out.copy_from_slice(pixel));
+                    out.chunks_exact_mut(c).for_each(|out| out.copy_from_slice(pixel));
                 }
             }
         });

@@ -13,15 +13,9 @@ impl Tensor {
     /// [`TensorError::Shape`] when the number of elements differs.
     pub fn reshape(&self, shape: &[usize]) -> Result<Tensor> {
         if numel("reshape", shape)? != self.numel() {
-            return Err(TensorError::shape(
-                "reshape",
-                format!("shape {:?} does not become {shape:?}", self.shape),
-            ));
+            return Err(TensorError::shape("reshape", format!("shape {:?} does not become {shape:?}", self.shape)));
         }
-        Ok(Tensor {
-            shape: shape.to_vec(),
-            ..self.clone()
-        })
+        Ok(Tensor { shape: shape.to_vec(), ..self.clone() })
     }
 
     /// Joins the dimensions `start..=end` into one. Free.
@@ -29,15 +23,9 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::Dim`] when there are no such dimensions, [`TensorError::Shape`] when they are in reverse order.
     pub fn flatten(&self, start: isize, end: isize) -> Result<Tensor> {
-        let (start, end) = (
-            resolve_dim("flatten", start, &self.shape)?,
-            resolve_dim("flatten", end, &self.shape)?,
-        );
+        let (start, end) = (resolve_dim("flatten", start, &self.shape)?, resolve_dim("flatten", end, &self.shape)?);
         if start > end {
-            return Err(TensorError::shape(
-                "flatten",
-                format!("dimension {start} comes after {end}"),
-            ));
+            return Err(TensorError::shape("flatten", format!("dimension {start} comes after {end}")));
         }
         let mut shape = self.shape[..start].to_vec();
         shape.push(self.shape[start..=end].iter().product());
@@ -53,11 +41,7 @@ impl Tensor {
         let rank = self.rank() as isize;
         let at = if dim < 0 { dim + rank + 1 } else { dim };
         if !(0..=rank).contains(&at) {
-            return Err(TensorError::Dim {
-                op: "unsqueeze",
-                dim,
-                shape: self.shape.clone(),
-            });
+            return Err(TensorError::Dim { op: "unsqueeze", dim, shape: self.shape.clone() });
         }
         let mut shape = self.shape.clone();
         shape.insert(at as usize, 1);
@@ -72,10 +56,7 @@ impl Tensor {
         let at = resolve_dim("squeeze", dim, &self.shape)?;
         let mut shape = self.shape.clone();
         if shape.remove(at) != 1 {
-            return Err(TensorError::shape(
-                "squeeze",
-                format!("dimension {dim} of shape {:?} is not 1", self.shape),
-            ));
+            return Err(TensorError::shape("squeeze", format!("dimension {dim} of shape {:?} is not 1", self.shape)));
         }
         self.reshape(&shape)
     }
@@ -86,24 +67,17 @@ impl Tensor {
     /// [`TensorError::Shape`] unless `dims` names every dimension once.
     pub fn permute(&self, dims: &[usize]) -> Result<Tensor> {
         let mut seen = vec![false; self.rank()];
-        let valid = dims.len() == self.rank()
-            && dims
-                .iter()
-                .all(|&d| d < seen.len() && !std::mem::replace(&mut seen[d], true));
+        let valid =
+            dims.len() == self.rank() && dims.iter().all(|&d| d < seen.len() && !std::mem::replace(&mut seen[d], true));
         if !valid {
             return Err(TensorError::shape(
                 "permute",
-                format!(
-                    "{dims:?} is not an order of the dimensions of {:?}",
-                    self.shape
-                ),
+                format!("{dims:?} is not an order of the dimensions of {:?}", self.shape),
             ));
         }
         let shape: Vec<usize> = dims.iter().map(|&d| self.shape[d]).collect();
         // Moving dimensions of size 1 about leaves the elements where they are.
-        let long = |dims: &mut dyn Iterator<Item = usize>| {
-            dims.filter(|&d| self.shape[d] != 1).collect::<Vec<_>>()
-        };
+        let long = |dims: &mut dyn Iterator<Item = usize>| dims.filter(|&d| self.shape[d] != 1).collect::<Vec<_>>();
         if long(&mut dims.iter().copied()) == long(&mut (0..self.rank())) {
             return self.reshape(&shape);
         }
@@ -118,10 +92,7 @@ impl Tensor {
     /// [`TensorError::Dim`] when there are no such dimensions.
     pub fn transpose(&self, a: isize, b: isize) -> Result<Tensor> {
         let mut dims: Vec<usize> = (0..self.rank()).collect();
-        dims.swap(
-            resolve_dim("transpose", a, &self.shape)?,
-            resolve_dim("transpose", b, &self.shape)?,
-        );
+        dims.swap(resolve_dim("transpose", a, &self.shape)?, resolve_dim("transpose", b, &self.shape)?);
         self.permute(&dims)
     }
 
@@ -148,26 +119,16 @@ impl Tensor {
     /// [`TensorError::Shape`] when the part reaches beyond the dimension.
     pub fn narrow(&self, dim: isize, start: usize, len: usize) -> Result<Tensor> {
         let dim = resolve_dim("narrow", dim, &self.shape)?;
-        if start
-            .checked_add(len)
-            .is_none_or(|end| end > self.shape[dim])
-        {
+        if start.checked_add(len).is_none_or(|end| end > self.shape[dim]) {
             return Err(TensorError::shape(
                 "narrow",
-                format!(
-                    "{len} elements from {start} do not fit dimension {dim} of {:?}",
-                    self.shape
-                ),
+                format!("{len} elements from {start} do not fit dimension {dim} of {:?}", self.shape),
             ));
         }
         let (outer, _, inner) = split_at_dim(&self.shape, dim);
         let mut shape = self.shape.clone();
         shape[dim] = len;
-        let view = Tensor {
-            offset: self.offset + start * inner,
-            shape,
-            ..self.clone()
-        };
+        let view = Tensor { offset: self.offset + start * inner, shape, ..self.clone() };
         if outer == 1 {
             return Ok(view);
         }
@@ -183,14 +144,9 @@ impl Tensor {
     pub fn chunk(&self, n: usize, dim: isize) -> Result<Vec<Tensor>> {
         let size = self.dim(dim)?;
         if n == 0 || !size.is_multiple_of(n) {
-            return Err(TensorError::shape(
-                "chunk",
-                format!("{n} parts of a dimension of {size}"),
-            ));
+            return Err(TensorError::shape("chunk", format!("{n} parts of a dimension of {size}")));
         }
-        (0..n)
-            .map(|i| self.narrow(dim, i * (size / n), size / n))
-            .collect()
+        (0..n).map(|i| self.narrow(dim, i * (size / n), size / n)).collect()
     }
 
     /// Joins tensors along an existing dimension.
@@ -204,8 +160,7 @@ impl Tensor {
         let dim = resolve_dim("cat", dim, &first.shape)?;
         let mut shape = first.shape.clone();
         for t in rest {
-            let fits = t.rank() == shape.len()
-                && (0..shape.len()).all(|d| d == dim || t.shape[d] == shape[d]);
+            let fits = t.rank() == shape.len() && (0..shape.len()).all(|d| d == dim || t.shape[d] == shape[d]);
             if !fits || t.dtype() != first.dtype() {
                 return Err(TensorError::shape(
                     "cat",
@@ -221,9 +176,7 @@ impl Tensor {
                 let parts: Vec<_> = tensors
                     .iter()
                     .filter_map(|t| match &*t.storage {
-                        Storage::$variant(v) => {
-                            Some((&v[t.range()], t.shape[dim..].iter().product()))
-                        }
+                        Storage::$variant(v) => Some((&v[t.range()], t.shape[dim..].iter().product())),
                         _ => None,
                     })
                     .collect();
@@ -246,15 +199,8 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::cat`].
     pub fn stack(tensors: &[&Tensor], dim: isize) -> Result<Tensor> {
-        let with_dim: Vec<Tensor> = tensors
-            .iter()
-            .map(|t| t.unsqueeze(dim))
-            .collect::<Result<_>>()?;
-        let dim = if dim < 0 {
-            dim + with_dim.first().map_or(0, Tensor::rank) as isize
-        } else {
-            dim
-        };
+        let with_dim: Vec<Tensor> = tensors.iter().map(|t| t.unsqueeze(dim)).collect::<Result<_>>()?;
+        let dim = if dim < 0 { dim + with_dim.first().map_or(0, Tensor::rank) as isize } else { dim };
         Tensor::cat(&with_dim.iter().collect::<Vec<_>>(), dim)
     }
 
@@ -276,12 +222,7 @@ impl Tensor {
     }
 }
 
-fn gathered<T: Copy + Default + Send + Sync>(
-    x: &[T],
-    shape: &[usize],
-    strides: &[usize],
-    len: usize,
-) -> Vec<T> {
+fn gathered<T: Copy + Default + Send + Sync>(x: &[T], shape: &[usize], strides: &[usize], len: usize) -> Vec<T> {
     let mut out = vec![T::default(); len];
     layout::gather_strided(x, shape, strides, &mut out);
     out

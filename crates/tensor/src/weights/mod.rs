@@ -64,10 +64,7 @@ impl Weights {
                 return Self::open_file(&path);
             }
         }
-        Err(TensorError::NoWeights {
-            dir: dir.to_owned(),
-            looked_for: candidates.join(", "),
-        })
+        Err(TensorError::NoWeights { dir: dir.to_owned(), looked_for: candidates.join(", ") })
     }
 
     /// Opens one safetensors file, or a sharded checkpoint by its `*.json` index.
@@ -88,10 +85,7 @@ impl Weights {
     /// # Errors
     /// [`TensorError::Header`].
     pub fn from_bytes(bytes: Vec<u8>, name: &str) -> Result<Self> {
-        Ok(Self::of_one(WeightFile::from_bytes(
-            bytes,
-            Path::new(name),
-        )?))
+        Ok(Self::of_one(WeightFile::from_bytes(bytes, Path::new(name))?))
     }
 
     fn of_one(file: WeightFile) -> Self {
@@ -100,25 +94,13 @@ impl Weights {
     }
 
     fn new(path: PathBuf, files: Vec<WeightFile>, names: BTreeMap<String, usize>) -> Self {
-        let source = Source {
-            path,
-            files,
-            names,
-            used: Mutex::default(),
-        };
-        Self {
-            source: Arc::new(source),
-            prefix: String::new(),
-            compute_dtype: DType::F32,
-        }
+        let source = Source { path, files, names, used: Mutex::default() };
+        Self { source: Arc::new(source), prefix: String::new(), compute_dtype: DType::F32 }
     }
 
     /// The tensors whose names continue `segment.`; `segment` may be a number or a dotted path.
     pub fn pp(&self, segment: impl Display) -> Self {
-        Self {
-            prefix: format!("{}{segment}.", self.prefix),
-            ..self.clone()
-        }
+        Self { prefix: format!("{}{segment}.", self.prefix), ..self.clone() }
     }
 
     /// The type in which layers loaded from here keep and multiply their matrices: `F32` (the default) or `BF16`.
@@ -128,15 +110,8 @@ impl Weights {
 
     /// The same tensors for layers that compute in `dtype`; anything but `BF16` means `F32`.
     pub fn with_dtype(&self, dtype: DType) -> Self {
-        let compute_dtype = if dtype == DType::BF16 {
-            DType::BF16
-        } else {
-            DType::F32
-        };
-        Self {
-            compute_dtype,
-            ..self.clone()
-        }
+        let compute_dtype = if dtype == DType::BF16 { DType::BF16 } else { DType::F32 };
+        Self { compute_dtype, ..self.clone() }
     }
 
     /// The names of all tensors from here down, without the part that led here, in alphabetical order.
@@ -196,11 +171,7 @@ impl Weights {
         let Some(view) = found.and_then(|(key, &file)| self.source.files[file].view(key)) else {
             return Err(self.missing(key));
         };
-        self.source
-            .used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key);
+        self.source.used.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
         Ok(view)
     }
 
@@ -217,24 +188,13 @@ impl Weights {
             .min()
             .filter(|(distance, _)| *distance <= key.len() / 3)
             .map(|(_, name)| name.clone());
-        TensorError::MissingTensor {
-            path: self.source.path.clone(),
-            key,
-            suggestion,
-        }
+        TensorError::MissingTensor { path: self.source.path.clone(), key, suggestion }
     }
 
     /// The full names of tensors from here down that nothing has asked for yet.
     pub fn unused(&self) -> Vec<String> {
-        let used = self
-            .source
-            .used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        self.names()
-            .map(|name| self.key(name))
-            .filter(|key| !used.contains(key))
-            .collect()
+        let used = self.source.used.lock().unwrap_or_else(PoisonError::into_inner);
+        self.names().map(|name| self.key(name)).filter(|key| !used.contains(key)).collect()
     }
 
     /// Checks that a model has asked for every tensor from here down, except names that `ignore` accepts (buffers
@@ -258,9 +218,7 @@ impl Weights {
     /// Number of parameters in the whole checkpoint (elements of all tensors).
     pub fn parameter_count(&self) -> usize {
         let count = |(name, &file): (&String, &usize)| {
-            self.source.files[file]
-                .view(name)
-                .map_or(0, |v| v.shape().iter().product())
+            self.source.files[file].view(name).map_or(0, |v| v.shape().iter().product())
         };
         self.source.names.iter().map(count).sum()
     }

@@ -40,13 +40,7 @@ impl<'a> WeightView<'a> {
         bytes: &'a [u8],
         map: Option<(&'a Mmap, usize)>,
     ) -> Self {
-        Self {
-            path,
-            key,
-            info,
-            bytes,
-            map,
-        }
+        Self { path, key, info, bytes, map }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -69,13 +63,9 @@ impl<'a> WeightView<'a> {
             Dtype::F16 => Tensor::new(aligned::<f16>(self.bytes).into_owned(), shape),
             Dtype::BF16 => Tensor::new(aligned::<bf16>(self.bytes).into_owned(), shape),
             Dtype::I64 => Tensor::new(aligned::<i64>(self.bytes).into_owned(), shape),
-            Dtype::I32 => Tensor::new(
-                aligned::<i32>(self.bytes)
-                    .iter()
-                    .map(|&x| i64::from(x))
-                    .collect::<Vec<_>>(),
-                shape,
-            ),
+            Dtype::I32 => {
+                Tensor::new(aligned::<i32>(self.bytes).iter().map(|&x| i64::from(x)).collect::<Vec<_>>(), shape)
+            }
             Dtype::U8 | Dtype::BOOL => Tensor::new(self.bytes.to_vec(), shape),
             _ => return Err(self.dtype_error("f32, f16, bf16, i64, i32, u8 or bool")),
         })
@@ -117,9 +107,7 @@ impl Drop for WeightView<'_> {
     fn drop(&mut self) {
         if let Some((map, start)) = self.map.filter(|_| !self.bytes.is_empty()) {
             // SAFETY: the mapping is of a file, so pages that are given back read the same again.
-            let _ = unsafe {
-                map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, self.bytes.len())
-            };
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, self.bytes.len()) };
         }
     }
 }
