@@ -1,6 +1,6 @@
 //! Prints GFLOP/s per shape: `cargo run --release -p sango-kernels --example bench [filter]`.
 //!
-//! The shapes are those of aMUSEd-256. Each figure is the best of several rounds.
+//! The shapes are those of aMUSEd-256. Each figure is the best of several rounds. Packing counts elements, not FLOP.
 
 use std::time::Instant;
 
@@ -37,6 +37,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let activation = if gated { Activation::Gelu } else { Activation::None };
             let epilogue = Epilogue { activation, ..Epilogue::default() };
             measure(&name, 2 * m * n * k, || Ok(gemm(&a, m, &w, &epilogue, &mut out)?))?;
+        }
+    }
+    let (n, k) = (4096, 1024);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let (name, w) = (format!("pack {precision:?} {n}x{k}"), noise(n * k));
+        if name.contains(&filter) {
+            measure(&name, n * k, || Ok(drop(PackedWeights::from_f32(&w, n, k, precision)?)))?;
         }
     }
     for precision in [Precision::F32, Precision::Bf16] {

@@ -13,7 +13,7 @@ use crate::simd::Simd;
 use crate::{Isa, KernelError, scratch};
 
 use super::epilogue::{Finish, Store};
-use super::rows::{Dtype, RowFormat, Rows};
+use super::rows::{Dtype, RowFormat, Rows, row_bytes};
 use super::{PANEL, PackedWeights, Precision, row_format, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512};
@@ -156,6 +156,9 @@ const TABLE: usize = 4096;
 /// Rows of one task at most, so that its sums (64 KiB) stay in L2 too.
 const TASK_ROWS: usize = 512;
 
+/// Bytes that the rows of one task should have at most, half of a small L2 cache: they are read again for every panel.
+const RESIDENT: usize = 512 << 10;
+
 /// Rows that share an entry of [`Tile::row_strides`].
 const GROUP: usize = 16;
 
@@ -208,7 +211,8 @@ struct Plan {
 impl Plan {
     fn new(kernel: &Kernel, w: &PackedWeights, m: usize) -> Self {
         let panels = w.panels();
-        let most = ((TABLE / w.taps).min(TASK_ROWS) / kernel.tile_rows).max(1) * kernel.tile_rows;
+        let resident = (RESIDENT / row_bytes(kernel.rows, w.channels).max(1)).max(32);
+        let most = ((TABLE / w.taps).min(TASK_ROWS).min(resident) / kernel.tile_rows).max(1) * kernel.tile_rows;
         let task_rows = m.next_multiple_of(kernel.tile_rows).min(most);
         // Several tasks per thread even out the load; weights are read once per row chunk, so cut along panels first.
         let wanted = 4 * num_threads();

@@ -147,29 +147,47 @@ impl PackedWeights {
     /// # Safety
     /// As [`Self::pack`]; `dst` has [`Self::panel_bytes`] zeroed bytes.
     unsafe fn pack_panel<T: Element>(&self, w: *const T, layout: Layout, panel: usize, dst: *mut u8) {
-        for column in 0..PANEL {
-            let Some(row) = self.source_row(panel, column) else {
-                continue;
-            };
-            for tap in 0..self.taps {
-                // SAFETY: the row, tap and every channel exist in the source; the destination index stays in the panel.
-                unsafe {
-                    let src = w.add(row * layout.n_stride + tap * layout.tap_stride);
-                    let dst = dst.add(tap * self.tap_bytes());
-                    match self.precision {
-                        Precision::F32 => {
-                            let dst = dst.cast::<f32>().add(column);
-                            for c in 0..self.channels {
-                                *dst.add(c * PANEL) = (*src.add(c * layout.channel_stride)).f32();
-                            }
-                        }
-                        Precision::Bf16 => {
-                            let dst = dst.cast::<bf16>().add(column * 2);
-                            for c in 0..self.channels {
-                                *dst.add((c / 2) * 2 * PANEL + c % 2) = (*src.add(c * layout.channel_stride)).bf16();
-                            }
-                        }
+        // A few channels of every column at a time, so that the lines they share are still in L1.
+        const CHANNELS: usize = 64;
+        for tap in 0..self.taps {
+            for first in (0..self.channels).step_by(CHANNELS) {
+                let channels = first..(first + CHANNELS).min(self.channels);
+                for column in 0..PANEL {
+                    let Some(row) = self.source_row(panel, column) else { continue };
+                    // SAFETY: row, tap and channels exist in the source; the destination index stays in the panel.
+                    unsafe {
+                        let src = w.add(row * layout.n_stride + tap * layout.tap_stride);
+                        let dst = dst.add(tap * self.tap_bytes());
+                        self.pack_column(src, layout.channel_stride, channels.clone(), column, dst);
                     }
+                }
+            }
+        }
+    }
+
+    /// Some channels of one column of one tap.
+    ///
+    /// # Safety
+    /// The channels exist in the source; `dst` has [`Self::tap_bytes`].
+    #[inline(always)]
+    unsafe fn pack_column<T: Element>(
+        &self,
+        src: *const T,
+        stride: usize,
+        channels: std::ops::Range<usize>,
+        column: usize,
+        dst: *mut u8,
+    ) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match self.precision {
+                Precision::F32 => {
+                    let dst = dst.cast::<f32>().add(column);
+                    channels.for_each(|c| *dst.add(c * PANEL) = (*src.add(c * stride)).f32());
+                }
+                Precision::Bf16 => {
+                    let dst = dst.cast::<bf16>().add(column * 2);
+                    channels.for_each(|c| *dst.add((c / 2) * 2 * PANEL + c % 2) = (*src.add(c * stride)).bf16());
                 }
             }
         }
