@@ -171,18 +171,15 @@ fn guided_logits(
     if guidance_scale.is_some() {
         rows.extend(positions.iter().map(|position| position + tokens as i64));
     }
-    let every = count == tokens;
-    let states = if every {
-        states.clone()
-    } else {
-        states.index_select(0, &Tensor::from_i64(rows, &[states_of(count, guidance_scale)])?)?
+    let states = match count == tokens {
+        true => states.clone(),
+        false => {
+            let shape = [rows.len()];
+            states.index_select(0, &Tensor::from_i64(rows, &shape)?)?
+        }
     };
     let logits = transformer.logits(&states)?;
     let Some(scale) = guidance_scale else { return Ok(logits) };
     let (negative, positive) = (logits.narrow(0, 0, count)?, logits.narrow(0, count, count)?);
     Ok(negative.add(&positive.sub(&negative)?.mul_scalar(scale)?)?)
-}
-
-fn states_of(count: usize, guidance_scale: Option<f32>) -> usize {
-    if guidance_scale.is_some() { 2 * count } else { count }
 }

@@ -4,6 +4,7 @@
 //! masked, a scheduler ([`AmusedScheduler`]) keeps the most certain predictions of each step, and a VQ decoder
 //! ([`VQModel`]) turns tokens into pixels. [`AmusedPipeline`] joins them.
 
+mod ada_norm;
 mod attention;
 mod defaults;
 mod denoise;

@@ -168,6 +168,12 @@ impl AmusedPipeline {
         self.summary.clone()
     }
 
+    /// How many ids a prompt has at most, and how many different ones there are, for callers that bring their own.
+    pub fn prompt_shape(&self) -> (usize, usize) {
+        let text = self.text_encoder.config();
+        (text.max_position_embeddings, text.vocab_size)
+    }
+
     /// Makes pictures. `on_step` is called after every step; when it breaks, the generation ends with
     /// [`ModelError::Cancelled`].
     ///

@@ -3,8 +3,8 @@
 use sango_tensor::nn::{Conv2d, Conv2dConfig, ConvTranspose2d, GlobalResponseNorm, Linear, RmsNorm};
 use sango_tensor::{Activation, Tensor, Weights};
 
-use super::attention::{Attention, KeyValue};
-use super::transformer_block::Modulation;
+use super::ada_norm::Modulation;
+use super::attention::{CrossAttention, KeyValue};
 use super::uvit_config::UVit2DConfig;
 use crate::error::Result;
 
@@ -144,9 +144,9 @@ struct SkipFFConditioning {
 struct SkipFFTransformerBlock {
     kv_mapper: Option<Linear>,
     norm1: RmsNorm,
-    attn1: Attention,
+    attn1: CrossAttention,
     norm2: RmsNorm,
-    attn2: Attention,
+    attn2: CrossAttention,
 }
 
 impl SkipFFTransformerBlock {
@@ -156,7 +156,7 @@ impl SkipFFTransformerBlock {
         let kv_mapper = mapped.then(|| Linear::load(&weights.pp("kv_mapper"), config.hidden_size, channels, bias));
         // The reference leaves these two norms at their defaults, whatever the configuration says.
         let norm = |name: &str| RmsNorm::load(&weights.pp(name), channels, 1e-6, true);
-        let attention = |name: &str| Attention::load(&weights.pp(name), channels, config.block_num_heads, bias);
+        let attention = |name: &str| CrossAttention::load(&weights.pp(name), channels, config.block_num_heads, bias);
         Ok(Self {
             kv_mapper: kv_mapper.transpose()?,
             norm1: norm("norm1")?,

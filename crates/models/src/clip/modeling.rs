@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use sango_tensor::nn::{Embedding, LayerNorm, Linear};
-use sango_tensor::ops::multi_head_attention;
+use sango_tensor::ops::{Columns, multi_head_attention};
 use sango_tensor::{Activation, DType, Tensor, Weights};
 
 use super::CLIPTextConfig;
@@ -132,29 +132,29 @@ impl CLIPEncoderLayer {
 }
 
 struct CLIPAttention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
+    /// `q_proj`, `k_proj` and `v_proj`, stacked.
+    qkv_proj: Linear,
     out_proj: Linear,
+    width: usize,
     num_heads: usize,
 }
 
 impl CLIPAttention {
     fn load(weights: &Weights, config: &CLIPTextConfig) -> Result<Self> {
         let width = config.hidden_size;
-        let linear = |name: &str| Linear::load(&weights.pp(name), width, width, true);
+        let [q, k, v] = ["q_proj", "k_proj", "v_proj"].map(|name| weights.pp(name));
         Ok(Self {
-            q_proj: linear("q_proj")?,
-            k_proj: linear("k_proj")?,
-            v_proj: linear("v_proj")?,
-            out_proj: linear("out_proj")?,
+            qkv_proj: Linear::load_stacked(&[&q, &k, &v], width, &[width; 3], true)?,
+            out_proj: Linear::load(&weights.pp("out_proj"), width, width, true)?,
+            width,
             num_heads: config.num_attention_heads,
         })
     }
 
     fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        let (q, k, v) = (self.q_proj.forward(x)?, self.k_proj.forward(x)?, self.v_proj.forward(x)?);
-        let attended = multi_head_attention(&q, &k, &v, self.num_heads, self.num_heads, None, true, None)?;
+        let qkv = self.qkv_proj.forward(x)?;
+        let [q, k, v] = [0, 1, 2].map(|n| Columns::of(&qkv, n * self.width..(n + 1) * self.width));
+        let attended = multi_head_attention(q, k, v, self.num_heads, self.num_heads, None, true, None)?;
         Ok(self.out_proj.forward_residual(&attended, residual)?)
     }
 }
