@@ -54,6 +54,8 @@ pub(crate) struct Kernel {
     pub tile_rows: usize,
     /// Channels (times taps) that one block should have at most; a multiple of 32.
     pub block: usize,
+    /// Bytes that the rows of one task should have at most, about half of the L2 cache: they are read for every panel.
+    pub resident: usize,
     pub rows: RowFormat,
     pub isa: Isa,
     /// # Safety
@@ -119,6 +121,7 @@ pub(crate) fn kernel(precision: Precision, m: usize) -> Kernel {
     let plain = |tile_rows, block, multiply| Kernel {
         tile_rows,
         block,
+        resident: 512 << 10,
         rows: row_format(isa, precision),
         isa,
         multiply,
@@ -129,6 +132,8 @@ pub(crate) fn kernel(precision: Precision, m: usize) -> Kernel {
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx, _) => Kernel {
             strides: true,
+            // Every CPU with AMX has 2 MiB of L2 per core.
+            resident: 5 << 18,
             around: Some(Around { before: amx::configure, after: amx::release }),
             ..plain(amx::ROWS, 512, amx::multiply)
         },
@@ -155,9 +160,6 @@ const TABLE: usize = 4096;
 
 /// Rows of one task at most, so that its sums (64 KiB) stay in L2 too.
 const TASK_ROWS: usize = 512;
-
-/// Bytes that the rows of one task should have at most, half of a small L2 cache: they are read again for every panel.
-const RESIDENT: usize = 512 << 10;
 
 /// Rows that share an entry of [`Tile::row_strides`].
 const GROUP: usize = 16;
@@ -211,9 +213,9 @@ struct Plan {
 impl Plan {
     fn new(kernel: &Kernel, w: &PackedWeights, m: usize) -> Self {
         let panels = w.panels();
-        let resident = (RESIDENT / row_bytes(kernel.rows, w.channels).max(1)).max(32);
+        let resident = (kernel.resident / row_bytes(kernel.rows, w.channels).max(1)).max(32);
         let most = ((TABLE / w.taps).min(TASK_ROWS).min(resident) / kernel.tile_rows).max(1) * kernel.tile_rows;
-        let task_rows = m.next_multiple_of(kernel.tile_rows).min(most);
+        let task_rows = m.div_ceil(m.div_ceil(most)).next_multiple_of(kernel.tile_rows);
         // Several tasks per thread even out the load; weights are read once per row chunk, so cut along panels first.
         let wanted = 4 * num_threads();
         let row_chunks = m.div_ceil(task_rows);
@@ -286,12 +288,13 @@ unsafe fn run_task(
                 };
                 // SAFETY: every row pointer of the tile is filled in; the kernel matches the CPU.
                 unsafe { (kernel.multiply)(&tile) };
+                if i + 1 < blocks.len() {
+                    continue;
+                }
+                let (rows, sums) = (tile.live, tile.sums);
+                // SAFETY: the panel's columns and these rows exist in the output.
+                unsafe { Store { w, panel, first_row: first_row + row, rows, sums, finish, out }.store(kernel.isa) };
             }
-        }
-        // SAFETY: the panel's columns and these rows exist in the output.
-        unsafe {
-            let store = Store { w, panel, first_row, rows: live_rows, sums, finish, out };
-            store.store(kernel.isa);
         }
     }
 }
