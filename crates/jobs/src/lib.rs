@@ -1,1 +1,29 @@
 //! Jobs, events, the queue and the worker that runs models.
+//!
+//! A client hands a [`Submission`] to an [`Engine`], which stores it, runs it through a [`Runner`] and publishes numbered
+//! [`Event`]s. Two engines: [`EmbeddedEngine`] (SQLite and files in one folder, worker threads) and [`InlineEngine`] (for
+//! tests). Nothing here needs an async runtime; `docs/protocol.md` describes the JSON.
+
+mod embedded;
+mod engine;
+mod error;
+mod event;
+mod feed;
+mod files;
+mod inline;
+mod job;
+mod runs;
+mod schema;
+mod store;
+mod submission;
+pub mod worker;
+
+pub use embedded::{EmbeddedConfig, EmbeddedEngine};
+pub use engine::{Engine, JobPage, ListQuery, ResultFile, Stats, Submitted};
+pub use error::{ErrorKind, JobError};
+pub use event::{Event, EventName};
+pub use feed::{Next, Subscription};
+pub use inline::InlineEngine;
+pub use job::{ImageOptions, Job, JobId, JobKind, JobRequest, JobView, MediaRef, Progress, ResultView, State};
+pub use submission::{MAX_PROMPT_CHARS, Submission};
+pub use worker::{CancelToken, ModelInfo, Output, Prepared, RunContext, Runner};

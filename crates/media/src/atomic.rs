@@ -17,19 +17,12 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), MediaError> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let failed = |source| MediaError::from_write(path, bytes.len() as u64, source);
     let Some(name) = path.file_name() else {
-        return Err(failed(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "this is not a file name",
-        )));
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "this is not a file name")));
     };
     // Process id and counter: two writers of one path must not share a temporary file.
     let mut temporary_name = std::ffi::OsString::from(".");
     temporary_name.push(name);
-    temporary_name.push(format!(
-        ".{}.{}.part",
-        std::process::id(),
-        COUNTER.fetch_add(1, Ordering::Relaxed)
-    ));
+    temporary_name.push(format!(".{}.{}.part", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
     let temporary = path.with_file_name(temporary_name);
 
     let written = File::create(&temporary)
@@ -66,14 +59,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nowhere/picture.png");
         let error = write_atomic(&path, b"bytes").unwrap_err();
-        assert!(
-            matches!(&error, MediaError::Io { path: p, .. } if *p == path),
-            "{error}"
-        );
-        assert!(matches!(
-            write_atomic(Path::new("/"), b"bytes"),
-            Err(MediaError::Io { .. })
-        ));
+        assert!(matches!(&error, MediaError::Io { path: p, .. } if *p == path), "{error}");
+        assert!(matches!(write_atomic(Path::new("/"), b"bytes"), Err(MediaError::Io { .. })));
     }
 
     #[cfg(target_os = "linux")]
@@ -82,10 +69,7 @@ mod tests {
         let mut full = File::options().write(true).open("/dev/full").unwrap();
         let source = write_and_sync(&mut full, &[0; 8192]).unwrap_err();
         let error = MediaError::from_write(Path::new("out.png"), 8192, source);
-        assert!(
-            matches!(error, MediaError::DiskFull { bytes: 8192, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, MediaError::DiskFull { bytes: 8192, .. }), "{error}");
         assert!(error.to_string().contains("free some space"));
     }
 }

@@ -15,9 +15,7 @@ pub enum MediaError {
         limit: u64,
     },
     /// The header announces more pixels than [`Limits::max_pixels`](crate::Limits).
-    #[error(
-        "the image is {width}x{height}, more than the {limit} pixels allowed: scale it down first"
-    )]
+    #[error("the image is {width}x{height}, more than the {limit} pixels allowed: scale it down first")]
     TooManyPixels {
         /// Width the header announces.
         width: u32,
@@ -70,16 +68,10 @@ impl MediaError {
     pub(crate) fn from_write(path: &Path, bytes: u64, source: io::Error) -> Self {
         match source.kind() {
             // A file size limit (`ulimit -f`) asks the user for the same thing as a full disk does.
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge => Self::DiskFull {
-                path: path.to_owned(),
-                bytes,
-            },
-            _ => Self::Io {
-                path: path.to_owned(),
-                source,
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::DiskFull { path: path.to_owned(), bytes }
+            }
+            _ => Self::Io { path: path.to_owned(), source },
         }
     }
 }

@@ -14,19 +14,13 @@ use crate::MediaError;
 /// [`MediaError::Encode`] for no frames, an empty frame, or a side over 65,535 pixels.
 pub fn encode_gif(frames: &[RgbImage], delay: Duration) -> Result<Vec<u8>, MediaError> {
     let (width, height) = frames.first().map_or((0, 0), RgbImage::dimensions);
-    let failed = |reason: String| MediaError::Encode {
-        width,
-        height,
-        reason,
-    };
+    let failed = |reason: String| MediaError::Encode { width, height, reason };
     if width == 0 || height == 0 {
         return Err(failed("there is nothing to show".into()));
     }
     let mut bytes = Vec::new();
     let mut encoder = GifEncoder::new_with_speed(&mut bytes, 10);
-    encoder
-        .set_repeat(Repeat::Infinite)
-        .map_err(|error| failed(error.to_string()))?;
+    encoder.set_repeat(Repeat::Infinite).map_err(|error| failed(error.to_string()))?;
     for (number, picture) in frames.iter().enumerate() {
         let rest = Duration::from_millis(if number + 1 == frames.len() { 1500 } else { 0 });
         let delay = Delay::from_saturating_duration(delay + rest);
@@ -50,10 +44,7 @@ mod tests {
         let bytes = encode_gif(&frames, Duration::from_millis(200)).unwrap();
         let decoder = GifDecoder::new(std::io::Cursor::new(&bytes)).unwrap();
         let decoded = decoder.into_frames().collect_frames().unwrap();
-        let seen: Vec<u8> = decoded
-            .iter()
-            .map(|frame| frame.buffer().get_pixel(4, 3).0[0])
-            .collect();
+        let seen: Vec<u8> = decoded.iter().map(|frame| frame.buffer().get_pixel(4, 3).0[0]).collect();
         assert_eq!(seen, shades);
         assert!(decoded[2].delay() > decoded[1].delay());
     }

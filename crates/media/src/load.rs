@@ -5,9 +5,7 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{
-    DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage,
-};
+use image::{DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
 
 use crate::MediaError;
 
@@ -23,10 +21,7 @@ pub struct Limits {
 impl Default for Limits {
     /// 20 MiB and 40 megapixels: what a phone takes, and about 160 MB while it is being decoded.
     fn default() -> Self {
-        Self {
-            max_bytes: 20 << 20,
-            max_pixels: 40_000_000,
-        }
+        Self { max_bytes: 20 << 20, max_pixels: 40_000_000 }
     }
 }
 
@@ -97,11 +92,7 @@ pub struct Probe {
 pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Probe, MediaError> {
     let (format, decoder) = open(bytes, limits)?;
     let (width, height) = decoder.dimensions();
-    Ok(Probe {
-        format,
-        width,
-        height,
-    })
+    Ok(Probe { format, width, height })
 }
 
 /// Decodes a PNG, JPEG, WebP or GIF (its first frame) to RGB. Transparency is dropped, as `PIL.Image.convert("RGB")`
@@ -127,35 +118,21 @@ pub fn load_mask_bytes(bytes: &[u8], limits: &Limits) -> Result<GrayImage, Media
 /// # Errors
 /// As [`load_image_bytes`], and [`MediaError::Io`] with the path.
 pub fn load_image(path: &Path, limits: &Limits) -> Result<RgbImage, MediaError> {
-    let io = |source| MediaError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| MediaError::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(io)?;
     let announced = file.metadata().map_err(io)?.len();
     if announced > limits.max_bytes {
-        return Err(MediaError::TooManyBytes {
-            bytes: announced,
-            limit: limits.max_bytes,
-        });
+        return Err(MediaError::TooManyBytes { bytes: announced, limit: limits.max_bytes });
     }
     // A pipe or a growing file announces nothing true, so the read is bounded as well.
     let mut bytes = Vec::new();
-    file.take(limits.max_bytes.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(io)?;
+    file.take(limits.max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
     load_image_bytes(&bytes, limits)
 }
 
-fn open<'a>(
-    bytes: &'a [u8],
-    limits: &Limits,
-) -> Result<(MediaFormat, impl ImageDecoder + 'a), MediaError> {
+fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(MediaFormat, impl ImageDecoder + 'a), MediaError> {
     if bytes.len() as u64 > limits.max_bytes {
-        return Err(MediaError::TooManyBytes {
-            bytes: bytes.len() as u64,
-            limit: limits.max_bytes,
-        });
+        return Err(MediaError::TooManyBytes { bytes: bytes.len() as u64, limit: limits.max_bytes });
     }
     let format = MediaFormat::guess(bytes).ok_or(MediaError::UnknownFormat)?;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format.as_image());
@@ -164,22 +141,13 @@ fn open<'a>(
     let mut allocation = image::Limits::no_limits();
     allocation.max_alloc = Some(limits.max_pixels.saturating_mul(16).saturating_add(4 << 20));
     reader.limits(allocation);
-    let decoder = reader
-        .into_decoder()
-        .map_err(|error| damaged(format, error))?;
+    let decoder = reader.into_decoder().map_err(|error| damaged(format, error))?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > limits.max_pixels {
-        return Err(MediaError::TooManyPixels {
-            width,
-            height,
-            limit: limits.max_pixels,
-        });
+        return Err(MediaError::TooManyPixels { width, height, limit: limits.max_pixels });
     }
     if width == 0 || height == 0 {
-        return Err(MediaError::Damaged {
-            format: format.name(),
-            reason: format!("its size is {width}x{height}"),
-        });
+        return Err(MediaError::Damaged { format: format.name(), reason: format!("its size is {width}x{height}") });
     }
     Ok((format, decoder))
 }
@@ -188,17 +156,13 @@ fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, MediaError> {
     let (format, mut decoder) = open(bytes, limits)?;
     // A damaged EXIF block should not cost the user the picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture =
-        DynamicImage::from_decoder(decoder).map_err(|error| damaged(format, error))?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| damaged(format, error))?;
     picture.apply_orientation(orientation);
     Ok(picture)
 }
 
 fn damaged(format: MediaFormat, error: ImageError) -> MediaError {
-    MediaError::Damaged {
-        format: format.name(),
-        reason: error.to_string(),
-    }
+    MediaError::Damaged { format: format.name(), reason: error.to_string() }
 }
 
 #[cfg(test)]
@@ -208,9 +172,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn gradient(width: u32, height: u32) -> RgbImage {
-        RgbImage::from_fn(width, height, |x, y| {
-            Rgb([(x * 7) as u8, (y * 5) as u8, 90])
-        })
+        RgbImage::from_fn(width, height, |x, y| Rgb([(x * 7) as u8, (y * 5) as u8, 90]))
     }
 
     fn encoded(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
@@ -222,19 +184,10 @@ mod tests {
     #[test]
     fn every_format_comes_back() {
         let picture = gradient(33, 17);
-        for format in [
-            ImageFormat::Png,
-            ImageFormat::Jpeg,
-            ImageFormat::WebP,
-            ImageFormat::Gif,
-        ] {
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Gif] {
             let loaded = load_image_bytes(&encoded(&picture, format), &Limits::default()).unwrap();
             assert_eq!(loaded.dimensions(), (33, 17), "{format:?}");
-            let error = loaded
-                .iter()
-                .zip(picture.iter())
-                .map(|(a, b)| u32::from(a.abs_diff(*b)))
-                .sum::<u32>();
+            let error = loaded.iter().zip(picture.iter()).map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>();
             let tolerance = match format {
                 ImageFormat::Png | ImageFormat::WebP => 0,
                 _ => 12 * 33 * 17 * 3, // lossy or a palette
@@ -249,19 +202,8 @@ mod tests {
         let mut bytes = Cursor::new(Vec::new());
         grey.write_to(&mut bytes, ImageFormat::Png).unwrap();
         let bytes = bytes.into_inner();
-        assert_eq!(
-            load_image_bytes(&bytes, &Limits::default())
-                .unwrap()
-                .get_pixel(1, 1),
-            &Rgb([77, 77, 77])
-        );
-        assert_eq!(
-            load_mask_bytes(&bytes, &Limits::default())
-                .unwrap()
-                .get_pixel(0, 1)
-                .0,
-            [77]
-        );
+        assert_eq!(load_image_bytes(&bytes, &Limits::default()).unwrap().get_pixel(1, 1), &Rgb([77, 77, 77]));
+        assert_eq!(load_mask_bytes(&bytes, &Limits::default()).unwrap().get_pixel(0, 1).0, [77]);
     }
 
     #[test]
@@ -270,52 +212,19 @@ mod tests {
         // APP1: "Exif", a little-endian TIFF with one entry, orientation (0x0112) = 6, "rotate 90 degrees clockwise".
         let exif = b"\xff\xe1\x00\x22Exif\0\0II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
         jpeg.splice(2..2, exif.iter().copied());
-        assert_eq!(
-            load_image_bytes(&jpeg, &Limits::default())
-                .unwrap()
-                .dimensions(),
-            (8, 16)
-        );
-        let Probe {
-            format,
-            width,
-            height,
-        } = probe(&jpeg, &Limits::default()).unwrap();
-        assert_eq!(
-            (format.content_type(), width, height),
-            ("image/jpeg", 16, 8)
-        );
+        assert_eq!(load_image_bytes(&jpeg, &Limits::default()).unwrap().dimensions(), (8, 16));
+        let Probe { format, width, height } = probe(&jpeg, &Limits::default()).unwrap();
+        assert_eq!((format.content_type(), width, height), ("image/jpeg", 16, 8));
     }
 
     #[test]
     fn limits_hold_before_decoding() {
         let png = encoded(&gradient(100, 100), ImageFormat::Png);
-        let few_pixels = Limits {
-            max_pixels: 9_999,
-            ..Limits::default()
-        };
-        assert!(matches!(
-            load_image_bytes(&png, &few_pixels),
-            Err(MediaError::TooManyPixels { width: 100, .. })
-        ));
-        let few_bytes = Limits {
-            max_bytes: 10,
-            ..Limits::default()
-        };
-        assert!(matches!(
-            load_image_bytes(&png, &few_bytes),
-            Err(MediaError::TooManyBytes { limit: 10, .. })
-        ));
-        assert!(
-            load_image_bytes(
-                &png,
-                &Limits {
-                    max_pixels: 10_000,
-                    max_bytes: png.len() as u64
-                }
-            )
-            .is_ok()
-        );
+        let few_pixels = Limits { max_pixels: 9_999, ..Limits::default() };
+        assert!(matches!(load_image_bytes(&png, &few_pixels), Err(MediaError::TooManyPixels { width: 100, .. })));
+        let few_bytes = Limits { max_bytes: 10, ..Limits::default() };
+        assert!(matches!(load_image_bytes(&png, &few_bytes), Err(MediaError::TooManyBytes { limit: 10, .. })));
+        assert!(load_image_bytes(&png, &Limits { max_pixels: 10_000, max_bytes: png.len() as u64 }).is_ok());
     }
 
     #[test]
@@ -336,20 +245,9 @@ mod tests {
     fn damage_and_foreign_formats_are_told_apart() {
         let png = encoded(&gradient(40, 40), ImageFormat::Png);
         let error = load_image_bytes(&png[..png.len() / 2], &Limits::default()).unwrap_err();
-        assert!(
-            matches!(error, MediaError::Damaged { format: "PNG", .. }),
-            "{error}"
-        );
-        for foreign in [
-            &b""[..],
-            b"hello",
-            b"%PDF-1.7",
-            b"BM\x00\x00\x00\x00\x00\x00",
-        ] {
-            assert!(matches!(
-                load_image_bytes(foreign, &Limits::default()),
-                Err(MediaError::UnknownFormat)
-            ));
+        assert!(matches!(error, MediaError::Damaged { format: "PNG", .. }), "{error}");
+        for foreign in [&b""[..], b"hello", b"%PDF-1.7", b"BM\x00\x00\x00\x00\x00\x00"] {
+            assert!(matches!(load_image_bytes(foreign, &Limits::default()), Err(MediaError::UnknownFormat)));
         }
     }
 
@@ -358,18 +256,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("in.jpg"); // a wrong extension does not matter
         std::fs::write(&path, encoded(&gradient(8, 8), ImageFormat::Png)).unwrap();
-        assert_eq!(
-            load_image(&path, &Limits::default()).unwrap(),
-            gradient(8, 8)
-        );
-        let small = Limits {
-            max_bytes: 20,
-            ..Limits::default()
-        };
-        assert!(matches!(
-            load_image(&path, &small),
-            Err(MediaError::TooManyBytes { .. })
-        ));
+        assert_eq!(load_image(&path, &Limits::default()).unwrap(), gradient(8, 8));
+        let small = Limits { max_bytes: 20, ..Limits::default() };
+        assert!(matches!(load_image(&path, &small), Err(MediaError::TooManyBytes { .. })));
         let missing = load_image(&folder.path().join("none.png"), &small).unwrap_err();
         assert!(missing.to_string().contains("none.png"));
     }

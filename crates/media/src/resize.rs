@@ -48,8 +48,7 @@ pub fn fit_within(width: u32, height: u32, side: u32) -> (u32, u32) {
     if longest <= side {
         return (width, height);
     }
-    let scaled =
-        |length: u32| ((u64::from(length) * u64::from(side) / u64::from(longest)) as u32).max(1);
+    let scaled = |length: u32| ((u64::from(length) * u64::from(side) / u64::from(longest)) as u32).max(1);
     (scaled(width), scaled(height))
 }
 
@@ -83,10 +82,7 @@ mod tests {
         for filter in [Filter::Nearest, Filter::Bilinear, Filter::Lanczos] {
             let resized = resize(&picture, 64, 8, filter);
             assert_eq!(resized.dimensions(), (64, 8));
-            assert!(
-                resized.pixels().all(|pixel| *pixel == Rgb([10, 200, 90])),
-                "{filter:?}"
-            );
+            assert!(resized.pixels().all(|pixel| *pixel == Rgb([10, 200, 90])), "{filter:?}");
         }
         assert_eq!(resize(&picture, 31, 17, Filter::Lanczos), picture);
     }
@@ -96,17 +92,13 @@ mod tests {
         let mask = GrayImage::from_fn(16, 16, |x, _| Luma([if x < 8 { 0 } else { 255 }]));
         let resized = resize_mask(&mask, 5, 40, Filter::Nearest);
         assert!(resized.iter().all(|level| *level == 0 || *level == 255));
-        assert_eq!(
-            (resized.get_pixel(0, 0).0, resized.get_pixel(4, 39).0),
-            ([0], [255])
-        );
+        assert_eq!((resized.get_pixel(0, 0).0, resized.get_pixel(4, 39).0), ([0], [255]));
     }
 
     #[test]
     fn previews_are_small_pngs() {
         let picture = RgbImage::from_fn(300, 200, |x, y| Rgb([x as u8, y as u8, 0]));
-        let preview =
-            load_image_bytes(&preview_png(&picture, 128).unwrap(), &Limits::default()).unwrap();
+        let preview = load_image_bytes(&preview_png(&picture, 128).unwrap(), &Limits::default()).unwrap();
         assert_eq!(preview.dimensions(), (128, 85));
         assert!(preview_png(&RgbImage::new(0, 0), 128).is_err());
     }

@@ -15,10 +15,7 @@ fn a_full_disk_keeps_the_old_file_and_leaves_no_rubbish() {
     // this test binary.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-        let limit = libc::rlimit {
-            rlim_cur: 4096,
-            rlim_max: libc::RLIM_INFINITY,
-        };
+        let limit = libc::rlimit { rlim_cur: 4096, rlim_max: libc::RLIM_INFINITY };
         assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
     }
     let mut state = 1u32;
@@ -27,10 +24,7 @@ fn a_full_disk_keeps_the_old_file_and_leaves_no_rubbish() {
         image::Rgb([(state >> 24) as u8, (state >> 16) as u8, (state >> 8) as u8])
     });
     let error = save_png(&path, &noise, &[]).unwrap_err();
-    assert!(
-        matches!(&error, MediaError::DiskFull { path: p, bytes } if *p == path && *bytes > 4096),
-        "{error}"
-    );
+    assert!(matches!(&error, MediaError::DiskFull { path: p, bytes } if *p == path && *bytes > 4096), "{error}");
     assert!(error.to_string().contains("picture.png"));
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);

@@ -1,0 +1,127 @@
+//! The worker threads of the embedded engine: take a run from the queue, do it, tell everybody.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use crate::embedded::{Inner, Run, Shared};
+use crate::schema::{JobRow, Stored};
+use crate::worker::{CancelToken, Output, RunContext};
+use crate::{ErrorKind, Job, JobError, Progress};
+
+/// A run that a worker has taken.
+struct Claim {
+    run: i64,
+    job: Job,
+    cancel: CancelToken,
+}
+
+/// Works until the engine closes.
+pub(crate) fn work(shared: &Arc<Shared>) {
+    while let Some(claim) = wait_for_claim(shared) {
+        perform(shared, claim);
+    }
+}
+
+/// Does what is in the queue now, on the calling thread.
+pub(crate) fn work_off(shared: &Arc<Shared>) -> Result<(), JobError> {
+    loop {
+        // Its own statement: the lock must be free again before the run reports.
+        let claim = try_claim(shared, &mut shared.lock())?;
+        let Some(claim) = claim else { return Ok(()) };
+        perform(shared, claim);
+    }
+}
+
+fn wait_for_claim(shared: &Shared) -> Option<Claim> {
+    let mut inner = shared.lock();
+    loop {
+        if !inner.open {
+            return None;
+        }
+        match try_claim(shared, &mut inner) {
+            Ok(Some(claim)) => return Some(claim),
+            Ok(None) => inner = shared.work_arrived.wait(inner).unwrap_or_else(PoisonError::into_inner),
+            Err(error) => {
+                // A full disk, most likely: the jobs stay queued, and it may have room again in a second.
+                tracing::error!("cannot take a job from the queue: {error}");
+                let pause = shared.work_arrived.wait_timeout(inner, Duration::from_secs(1));
+                inner = pause.unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+}
+
+fn try_claim(shared: &Shared, inner: &mut Inner) -> Result<Option<Claim>, JobError> {
+    let run = inner.next_run;
+    let (rows, events) = inner.store.claim(run)?;
+    let Some(first) = rows.into_iter().next() else {
+        return Ok(None);
+    };
+    inner.next_run += 1;
+    inner.stats.runs += 1;
+    inner.stats.shared += events.len() as u64 - 1;
+    let cancel = CancelToken::default();
+    inner.runs.insert(run, Run { cache_key: first.cache_key.clone(), cancel: cancel.clone() });
+    shared.publish(inner, events);
+    Ok(Some(Claim { run, job: job(shared, first), cancel }))
+}
+
+fn job(shared: &Shared, row: JobRow) -> Job {
+    let path = |media: &Option<crate::MediaRef>| media.as_ref().map(|media| shared.uploads.path(&media.sha256));
+    Job { id: row.id, image: path(&row.request.image), mask: path(&row.request.mask), request: row.request }
+}
+
+fn perform(shared: &Arc<Shared>, claim: Claim) {
+    let Claim { run, job, cancel } = claim;
+    let reporter = Arc::clone(shared);
+    let context = RunContext::new(cancel, move |progress, preview| report(&reporter, run, progress, preview));
+    let began = Instant::now();
+    let outcome = catch_unwind(AssertUnwindSafe(|| shared.runner.run(&job, &context)));
+    let outcome = outcome.unwrap_or_else(|panic| {
+        let message = format!("the run stopped at a bug in Sango: {}", panic_message(&*panic));
+        Err(JobError::new(ErrorKind::Internal, message))
+    });
+
+    let inner = &mut *shared.lock();
+    inner.runs.remove(&run);
+    inner.stats.run_count += 1;
+    inner.stats.run_ms += began.elapsed().as_millis() as u64;
+    // Whoever has cancelled or was interrupted is no longer running, so this reaches only those that still wait for it.
+    let stored = match outcome {
+        Ok(output) => finish(shared, inner, run, &output).or_else(|error| inner.store.fail_run(run, &error)),
+        Err(error) => inner.store.fail_run(run, &error),
+    };
+    match stored {
+        Ok(events) => shared.publish(inner, events),
+        Err(error) => tracing::error!("cannot store how job {} ended, it will run again: {error}", job.id),
+    }
+}
+
+fn finish(shared: &Shared, inner: &mut Inner, run: i64, output: &Output) -> Result<Vec<crate::Event>, JobError> {
+    let sha256 = shared.files.put(&output.bytes)?;
+    let bytes = output.bytes.len() as u64;
+    inner.store.finish_run(run, &Stored { sha256, content_type: output.content_type.clone(), bytes })
+}
+
+fn report(shared: &Shared, run: i64, progress: Progress, preview: Option<&[u8]>) {
+    // Encoded before the lock is taken.
+    let preview =
+        preview.map(|png| json!({"step": progress.step, "content_type": "image/png", "data": STANDARD.encode(png)}));
+    let inner = &mut *shared.lock();
+    match inner.store.progress(run, progress, preview.as_ref()) {
+        Ok(events) => shared.publish(inner, events),
+        // The picture matters more than the news of it.
+        Err(error) => tracing::warn!("cannot store a step of run {run}: {error}"),
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

@@ -1,0 +1,208 @@
+//! The tables of the embedded store, and a job's row.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, Row};
+
+use crate::{ErrorKind, JobError, JobId, JobKind, JobRequest, JobView, Progress, ResultView, State};
+
+/// Grows when a table changes; a file of a newer Sango is refused rather than misread.
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    request TEXT NOT NULL,
+    request_hash TEXT NOT NULL,
+    cache_key TEXT NOT NULL,
+    idempotency_key TEXT UNIQUE,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    run INTEGER,
+    created_at INTEGER NOT NULL,
+    started_at INTEGER,
+    finished_at INTEGER,
+    step INTEGER,
+    total INTEGER,
+    eta_ms INTEGER,
+    last_event INTEGER NOT NULL DEFAULT 0,
+    result_sha256 TEXT,
+    result_type TEXT,
+    result_bytes INTEGER,
+    cached INTEGER NOT NULL DEFAULT 0,
+    error_code TEXT,
+    error_message TEXT,
+    image_sha256 TEXT,
+    mask_sha256 TEXT
+);
+CREATE INDEX jobs_queue ON jobs (state, priority DESC, seq);
+CREATE INDEX jobs_cache ON jobs (cache_key, state);
+CREATE INDEX jobs_run ON jobs (run);
+CREATE INDEX jobs_result ON jobs (result_sha256);
+CREATE INDEX jobs_image ON jobs (image_sha256);
+CREATE INDEX jobs_mask ON jobs (mask_sha256);
+CREATE TABLE events (
+    job TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    data TEXT NOT NULL,
+    PRIMARY KEY (job, n)
+) WITHOUT ROWID;
+";
+
+/// Opens the file and makes the tables if it is new. `durable`: a commit is on the disk before it returns; otherwise it
+/// survives a crash of the process, but the newest commits not a power cut.
+pub(crate) fn connect(path: &Path, durable: bool) -> Result<Connection, JobError> {
+    let mut db = Connection::open(path)?;
+    db.busy_timeout(Duration::from_secs(10))?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" })?;
+    db.set_prepared_statement_cache_capacity(64);
+    let transaction = db.transaction()?;
+    let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match version {
+        0 => {
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+        }
+        VERSION => {}
+        newer => {
+            let message = format!(
+                "{} was written by a newer Sango (version {newer} of its tables, this one knows {VERSION}): update \
+                 Sango or use another data folder",
+                path.display()
+            );
+            return Err(JobError::new(ErrorKind::Storage, message));
+        }
+    }
+    transaction.commit()?;
+    Ok(db)
+}
+
+/// The columns that [`JobRow::read`] expects, in order.
+pub(crate) const COLUMNS: &str = "seq, id, state, priority, request, request_hash, cache_key, attempts, run, created_at, \
+     started_at, finished_at, step, total, eta_ms, last_event, result_sha256, result_type, result_bytes, cached, \
+     error_code, error_message";
+
+/// One job as it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct JobRow {
+    pub(crate) seq: i64,
+    pub(crate) id: JobId,
+    pub(crate) state: State,
+    pub(crate) request: JobRequest,
+    pub(crate) request_hash: String,
+    pub(crate) cache_key: String,
+    pub(crate) attempts: u32,
+    pub(crate) run: Option<i64>,
+    pub(crate) result: Option<Stored>,
+    created_at: i64,
+    started_at: Option<i64>,
+    finished_at: Option<i64>,
+    progress: Option<Progress>,
+    last_event: u64,
+    cached: bool,
+    error: Option<JobError>,
+}
+
+/// A result file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) sha256: String,
+    pub(crate) content_type: String,
+    pub(crate) bytes: u64,
+}
+
+impl Stored {
+    /// The result as the job with this id shows it.
+    pub(crate) fn view(&self, id: JobId, cached: bool) -> ResultView {
+        ResultView {
+            url: format!("/v1/jobs/{id}/result"),
+            content_type: self.content_type.clone(),
+            bytes: self.bytes,
+            sha256: self.sha256.clone(),
+            cached,
+        }
+    }
+}
+
+impl JobRow {
+    /// Reads a row of [`COLUMNS`].
+    pub(crate) fn read(row: &Row<'_>) -> Result<Self, JobError> {
+        let damaged = |what: &str| JobError::new(ErrorKind::Storage, format!("the job store is damaged: {what}"));
+        let id: String = row.get(1)?;
+        let state: String = row.get(2)?;
+        let request: String = row.get(4)?;
+        let step: Option<u32> = row.get(12)?;
+        let total: Option<u32> = row.get(13)?;
+        let eta_ms: Option<i64> = row.get(14)?;
+        let sha256: Option<String> = row.get(16)?;
+        let code: Option<String> = row.get(20)?;
+        let message: Option<String> = row.get(21)?;
+        Ok(Self {
+            seq: row.get(0)?,
+            id: id.parse().map_err(|_| damaged("a job id"))?,
+            state: state.parse().map_err(|_| damaged("a state"))?,
+            request: serde_json::from_str(&request).map_err(|_| damaged("a request"))?,
+            request_hash: row.get(5)?,
+            cache_key: row.get(6)?,
+            attempts: row.get(7)?,
+            run: row.get(8)?,
+            created_at: row.get(9)?,
+            started_at: row.get(10)?,
+            finished_at: row.get(11)?,
+            progress: step.zip(total).map(|(step, total)| Progress {
+                step,
+                total,
+                eta_ms: eta_ms.map(i64::cast_unsigned),
+            }),
+            last_event: row.get::<_, i64>(15)?.cast_unsigned(),
+            result: match sha256 {
+                Some(sha256) => {
+                    Some(Stored { sha256, content_type: row.get(17)?, bytes: row.get::<_, i64>(18)?.cast_unsigned() })
+                }
+                None => None,
+            },
+            cached: row.get(19)?,
+            error: code.map(|code| {
+                let kind = ErrorKind::from_code(&code).unwrap_or(ErrorKind::Internal);
+                JobError::new(kind, message.unwrap_or_default())
+            }),
+        })
+    }
+
+    /// The job as clients see it.
+    pub(crate) fn view(self, position: Option<u64>) -> JobView {
+        let shown = matches!(self.state, State::Finished);
+        JobView {
+            id: self.id,
+            kind: self.request.kind,
+            model: self.request.model.clone(),
+            state: self.state,
+            created_at: self.created_at,
+            started_at: self.started_at,
+            finished_at: self.finished_at,
+            position,
+            progress: self.progress,
+            result: self.result.filter(|_| shown).map(|result| result.view(self.id, self.cached)),
+            error: self.error,
+            last_event: self.last_event,
+            request: self.request,
+        }
+    }
+}
+
+/// A job that is about to be stored.
+pub(crate) struct NewJob {
+    pub(crate) id: JobId,
+    pub(crate) kind: JobKind,
+    pub(crate) request: JobRequest,
+    pub(crate) request_hash: String,
+    pub(crate) cache_key: String,
+    pub(crate) idempotency_key: Option<String>,
+}
