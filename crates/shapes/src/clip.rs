@@ -62,21 +62,12 @@ impl Clip {
     ///
     /// A place that the prompt names has no effect: what moves is in no one place.
     pub fn for_prompt(prompt: &Prompt, rng: &mut impl Rng) -> Self {
-        let wanted = Prompt {
-            place: None,
-            ..*prompt
-        };
+        let wanted = Prompt { place: None, ..*prompt };
         let mut attributes = Scene::for_prompt(&wanted, rng).attributes;
-        if prompt.shape.is_none()
-            && prompt
-                .motion
-                .is_some_and(|motion| !motion.suits(attributes.shape))
-        {
+        if prompt.shape.is_none() && prompt.motion.is_some_and(|motion| !motion.suits(attributes.shape)) {
             attributes.shape = Shape::Star;
         }
-        let motion = prompt
-            .motion
-            .unwrap_or_else(|| random_motion(attributes.shape, rng));
+        let motion = prompt.motion.unwrap_or_else(|| random_motion(attributes.shape, rng));
         Self::sample(attributes, motion, rng)
     }
 
@@ -103,23 +94,14 @@ impl Clip {
         (0..frames)
             .map(|i| {
                 let time = i as f32 / (frames.max(2) - 1) as f32;
-                render(
-                    &Scene {
-                        object: self.object_at(time),
-                        ..self.scene
-                    },
-                    size,
-                )
+                render(&Scene { object: self.object_at(time), ..self.scene }, size)
             })
             .collect()
     }
 
     /// The prompt that names everything this clip was made from.
     pub fn prompt(&self) -> Prompt {
-        Prompt {
-            motion: Some(self.motion),
-            ..self.scene.prompt()
-        }
+        Prompt { motion: Some(self.motion), ..self.scene.prompt() }
     }
 
     /// The caption in the canonical form: "a small green star moves left over a white background".
@@ -141,11 +123,7 @@ fn path(motion: Motion, size: Size) -> [f32; 2] {
 }
 
 fn random_motion(shape: Shape, rng: &mut impl Rng) -> Motion {
-    let suitable: Vec<Motion> = Motion::ALL
-        .iter()
-        .copied()
-        .filter(|motion| motion.suits(shape))
-        .collect();
+    let suitable: Vec<Motion> = Motion::ALL.iter().copied().filter(|motion| motion.suits(shape)).collect();
     suitable[rng.random_range(0..suitable.len())]
 }
 
@@ -158,16 +136,12 @@ mod tests {
     fn objects_stay_inside_in_every_frame() {
         let mut rng = rng(8);
         for attributes in Attributes::all() {
-            for &motion in Motion::ALL
-                .iter()
-                .filter(|motion| motion.suits(attributes.shape))
-            {
+            for &motion in Motion::ALL.iter().filter(|motion| motion.suits(attributes.shape)) {
                 let clip = Clip::sample(attributes, motion, &mut rng);
                 for frame in 0..9 {
                     let mask = object_coverage(&clip.object_at(frame as f32 / 8.0), 64);
-                    let border: f32 = (0..64)
-                        .map(|i| mask[i] + mask[63 * 64 + i] + mask[i * 64] + mask[i * 64 + 63])
-                        .sum();
+                    let border: f32 =
+                        (0..64).map(|i| mask[i] + mask[63 * 64 + i] + mask[i * 64] + mask[i * 64 + 63]).sum();
                     assert!(border < 3.0, "{}, frame {frame}: {border}", clip.caption());
                 }
             }
@@ -176,8 +150,7 @@ mod tests {
 
     #[test]
     fn clips_come_from_their_seed_and_start_where_they_should() {
-        let prompt = Prompt::parse("a small green star moves left over a white background")
-            .expect("in the grammar");
+        let prompt = Prompt::parse("a small green star moves left over a white background").expect("in the grammar");
         let draw = |seed| Clip::for_prompt(&prompt, &mut rng(seed)).render(9, 64);
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
@@ -189,17 +162,8 @@ mod tests {
 
     #[test]
     fn an_open_shape_suits_the_motion() {
-        let prompt = Prompt {
-            motion: Some(Motion::Spins),
-            ..Prompt::default()
-        };
+        let prompt = Prompt { motion: Some(Motion::Spins), ..Prompt::default() };
         let mut rng = rng(4);
-        assert!((0..200).all(|_| {
-            Clip::for_prompt(&prompt, &mut rng)
-                .scene
-                .attributes
-                .shape
-                .can_spin()
-        }));
+        assert!((0..200).all(|_| { Clip::for_prompt(&prompt, &mut rng).scene.attributes.shape.can_spin() }));
     }
 }

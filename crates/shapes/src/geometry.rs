@@ -31,12 +31,7 @@ impl Outline {
                 Self::Polygon(vec![[-h, -h], [h, -h], [h, h], [-h, h]])
             }
             Shape::Triangle => Self::Polygon(spokes(3, |_| TRIANGLE_CIRCUMRADIUS)),
-            Shape::Star => {
-                Self::Polygon(spokes(
-                    10,
-                    |i| if i % 2 == 0 { STAR_OUTER } else { STAR_INNER },
-                ))
-            }
+            Shape::Star => Self::Polygon(spokes(10, |i| if i % 2 == 0 { STAR_OUTER } else { STAR_INNER })),
             Shape::Cross => {
                 let a = ARM_HALF;
                 Self::Polygon(vec![
@@ -101,11 +96,7 @@ fn polygon_distance(corners: &[[f32; 2]], p: [f32; 2]) -> f32 {
         }
         previous = corner;
     }
-    if inside {
-        -nearest.sqrt()
-    } else {
-        nearest.sqrt()
-    }
+    if inside { -nearest.sqrt() } else { nearest.sqrt() }
 }
 
 #[cfg(test)]
@@ -128,10 +119,7 @@ mod tests {
             }
             let area = area as f32;
             assert!(area > 10_000.0, "{shape}: area {area}");
-            assert!(
-                (sum[0] / area).abs() < 0.01 && (sum[1] / area).abs() < 0.01,
-                "{shape}: {sum:?} / {area}"
-            );
+            assert!((sum[0] / area).abs() < 0.01 && (sum[1] / area).abs() < 0.01, "{shape}: {sum:?} / {area}");
         }
     }
 

@@ -63,12 +63,7 @@ pub struct Prompt {
 
 impl From<Attributes> for Prompt {
     fn from(attributes: Attributes) -> Self {
-        let Attributes {
-            shape,
-            colour,
-            size,
-            background,
-        } = attributes;
+        let Attributes { shape, colour, size, background } = attributes;
         Self {
             shape: Some(shape),
             colour: Some(colour),
@@ -82,12 +77,7 @@ impl From<Attributes> for Prompt {
 impl Prompt {
     /// The combination, when all four of its values are named.
     pub fn attributes(&self) -> Option<Attributes> {
-        Some(Attributes {
-            shape: self.shape?,
-            colour: self.colour?,
-            size: self.size?,
-            background: self.background?,
-        })
+        Some(Attributes { shape: self.shape?, colour: self.colour?, size: self.size?, background: self.background? })
     }
 
     /// The canonical sentence: "a large red circle at the top left on a blue background",
@@ -117,35 +107,19 @@ impl Prompt {
     }
 
     fn noun_phrase(&self) -> impl Iterator<Item = &'static str> {
-        self.size
-            .map(Size::name)
-            .into_iter()
-            .chain(self.colour.map(Colour::name))
-            .chain(self.shape.map(Shape::name))
+        self.size.map(Size::name).into_iter().chain(self.colour.map(Colour::name)).chain(self.shape.map(Shape::name))
     }
 
     fn list(&self) -> String {
-        let mut parts = vec![
-            self.noun_phrase()
-                .chain(self.motion.map(Motion::name))
-                .collect::<Vec<_>>()
-                .join(" "),
-        ];
+        let mut parts = vec![self.noun_phrase().chain(self.motion.map(Motion::name)).collect::<Vec<_>>().join(" ")];
         parts.extend(self.place.map(|place| place.name().to_string()));
-        parts.extend(
-            self.background
-                .map(|background| format!("{background} background")),
-        );
+        parts.extend(self.background.map(|background| format!("{background} background")));
         parts.retain(|part| !part.is_empty());
         parts.join(", ")
     }
 
     fn place_last(&self) -> String {
-        let unplaced = Self {
-            place: None,
-            ..*self
-        }
-        .caption();
+        let unplaced = Self { place: None, ..*self }.caption();
         match self.place {
             Some(place) => format!("{unplaced}, {}", place.phrase()),
             None => unplaced,
@@ -163,37 +137,18 @@ mod tests {
     fn captions_read_like_the_examples() {
         let still = Prompt {
             place: Some(Place::TopLeft),
-            ..Attributes {
-                shape: Shape::Circle,
-                colour: Colour::Red,
-                size: Size::Large,
-                background: Background::Blue,
-            }
-            .into()
+            ..Attributes { shape: Shape::Circle, colour: Colour::Red, size: Size::Large, background: Background::Blue }
+                .into()
         };
-        assert_eq!(
-            still.caption(),
-            "a large red circle at the top left on a blue background"
-        );
+        assert_eq!(still.caption(), "a large red circle at the top left on a blue background");
         let clip = Prompt {
             motion: Some(Motion::Left),
-            ..Attributes {
-                shape: Shape::Star,
-                colour: Colour::Green,
-                size: Size::Small,
-                background: Background::White,
-            }
-            .into()
+            ..Attributes { shape: Shape::Star, colour: Colour::Green, size: Size::Small, background: Background::White }
+                .into()
         };
-        assert_eq!(
-            clip.caption(),
-            "a small green star moves left over a white background"
-        );
+        assert_eq!(clip.caption(), "a small green star moves left over a white background");
         assert_eq!(still.list(), "large red circle, top left, blue background");
-        assert_eq!(
-            still.place_last(),
-            "a large red circle on a blue background, at the top left"
-        );
+        assert_eq!(still.place_last(), "a large red circle on a blue background, at the top left");
     }
 
     #[test]
@@ -205,10 +160,7 @@ mod tests {
             let mut prompt = Scene::sample_training(&mut rng).prompt();
             prompt.motion = Motion::ALL.get(i % 14).copied();
             for word in prompt.paraphrase(&mut rng).replace(',', " ,").split(' ') {
-                assert!(
-                    VOCABULARY.contains(&word),
-                    "{word:?} is not in the vocabulary"
-                );
+                assert!(VOCABULARY.contains(&word), "{word:?} is not in the vocabulary");
                 used.insert(word.to_string());
             }
         }

@@ -16,9 +16,7 @@ pub struct ParsedPrompt {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PromptError {
     /// Nothing in the prompt names anything of this world.
-    #[error(
-        "the prompt names nothing this world knows; try \"a large red circle on a blue background\""
-    )]
+    #[error("the prompt names nothing this world knows; try \"a large red circle on a blue background\"")]
     Nothing,
     /// Some words are unknown (see [`Prompt::parse_leniently`] to go on without them).
     #[error("unknown {}: {}; {HELP}", if .0.len() == 1 { "word" } else { "words" }, .0.join(", "))]
@@ -59,11 +57,7 @@ impl Prompt {
     /// Reads a prompt; every word must be known. Upper case, commas, articles and common synonyms are fine.
     pub fn parse(text: &str) -> Result<Self, PromptError> {
         let ParsedPrompt { prompt, unknown } = Self::parse_leniently(text)?;
-        if unknown.is_empty() {
-            Ok(prompt)
-        } else {
-            Err(PromptError::Unknown(unknown))
-        }
+        if unknown.is_empty() { Ok(prompt) } else { Err(PromptError::Unknown(unknown)) }
     }
 
     /// Reads a prompt and hands back the words that are not known instead of refusing them.
@@ -111,10 +105,7 @@ enum Verb {
 }
 
 fn meaning(word: &str) -> Word {
-    let singular = word
-        .strip_suffix('s')
-        .filter(|w| w.len() > 3 && *w != "cros")
-        .unwrap_or(word);
+    let singular = word.strip_suffix('s').filter(|w| w.len() > 3 && *w != "cros").unwrap_or(word);
     match singular {
         "circle" | "disc" | "disk" | "ball" | "dot" => Word::Shape(Shape::Circle),
         "square" | "box" => Word::Shape(Shape::Square),
@@ -140,15 +131,13 @@ fn meaning(word: &str) -> Word {
         "left" => Word::Horizontal(Side::Less),
         "right" => Word::Horizontal(Side::More),
         "move" | "moving" => Word::Verb(Verb::Moves),
-        "spin" | "spinning" | "turn" | "turning" | "rotate" | "rotating" => {
-            Word::Verb(Verb::Does(Motion::Spins))
-        }
+        "spin" | "spinning" | "turn" | "turning" | "rotate" | "rotating" => Word::Verb(Verb::Does(Motion::Spins)),
         "grow" | "growing" => Word::Verb(Verb::Does(Motion::Grows)),
         "shrink" | "shrinking" => Word::Verb(Verb::Does(Motion::Shrinks)),
         "up" | "upward" => Word::Verb(Verb::Vertical(Motion::Up)),
         "down" | "downward" => Word::Verb(Verb::Vertical(Motion::Down)),
-        "a" | "an" | "the" | "on" | "in" | "or" | "at" | "over" | "of" | "with" | "and" | "is"
-        | "to" | "it" | "corner" | "picture" | "image" | "clip" | "video" | "shape" => Word::Filler,
+        "a" | "an" | "the" | "on" | "in" | "or" | "at" | "over" | "of" | "with" | "and" | "is" | "to" | "it"
+        | "corner" | "picture" | "image" | "clip" | "video" | "shape" => Word::Filler,
         _ => Word::Unknown,
     }
 }
@@ -172,18 +161,12 @@ impl Reader {
             Word::Shape(shape) => set(&mut self.prompt.shape, shape, "shapes", Shape::name),
             Word::Size(size) => set(&mut self.prompt.size, size, "sizes", Size::name),
             Word::Hue(name) if is_background(before, after) => {
-                let background =
-                    Background::from_name(name).ok_or_else(|| PromptError::ColourNotHere {
-                        colour: name,
-                        of: "background",
-                        known: Background::ALL.iter().map(|b| b.name()).collect(),
-                    })?;
-                set(
-                    &mut self.prompt.background,
-                    background,
-                    "backgrounds",
-                    Background::name,
-                )
+                let background = Background::from_name(name).ok_or_else(|| PromptError::ColourNotHere {
+                    colour: name,
+                    of: "background",
+                    known: Background::ALL.iter().map(|b| b.name()).collect(),
+                })?;
+                set(&mut self.prompt.background, background, "backgrounds", Background::name)
             }
             Word::Hue(name) => {
                 let colour = Colour::from_name(name).ok_or_else(|| PromptError::ColourNotHere {
@@ -197,28 +180,18 @@ impl Reader {
                 self.centered = true;
                 Ok(())
             }
-            Word::Vertical(side) => set(&mut self.vertical, side, "places", |s| {
-                side_name(s, "top", "bottom")
-            }),
+            Word::Vertical(side) => set(&mut self.vertical, side, "places", |s| side_name(s, "top", "bottom")),
             Word::Horizontal(side) if self.moves => {
-                let motion = if side == Side::Less {
-                    Motion::Left
-                } else {
-                    Motion::Right
-                };
+                let motion = if side == Side::Less { Motion::Left } else { Motion::Right };
                 self.moves = false;
                 set(&mut self.prompt.motion, motion, "motions", Motion::name)
             }
-            Word::Horizontal(side) => set(&mut self.horizontal, side, "places", |s| {
-                side_name(s, "left", "right")
-            }),
+            Word::Horizontal(side) => set(&mut self.horizontal, side, "places", |s| side_name(s, "left", "right")),
             Word::Verb(Verb::Moves) => {
                 self.moves = true;
                 Ok(())
             }
-            Word::Verb(Verb::Does(motion)) => {
-                set(&mut self.prompt.motion, motion, "motions", Motion::name)
-            }
+            Word::Verb(Verb::Does(motion)) => set(&mut self.prompt.motion, motion, "motions", Motion::name),
             Word::Verb(Verb::Vertical(motion)) => {
                 self.moves = false;
                 set(&mut self.prompt.motion, motion, "motions", Motion::name)
@@ -241,13 +214,11 @@ impl Reader {
             (None, None) => self.centered.then_some(Place::Center),
             // "at the top" alone is no place of this world; say so rather than guess a corner.
             (Some(side), None) => {
-                self.unknown
-                    .push(side_name(side, "top", "bottom").to_string());
+                self.unknown.push(side_name(side, "top", "bottom").to_string());
                 None
             }
             (None, Some(side)) => {
-                self.unknown
-                    .push(side_name(side, "left", "right").to_string());
+                self.unknown.push(side_name(side, "left", "right").to_string());
                 None
             }
         };
@@ -257,13 +228,7 @@ impl Reader {
         if !self.named {
             return Err(PromptError::Nothing);
         }
-        let Prompt {
-            shape,
-            colour,
-            background,
-            motion,
-            ..
-        } = self.prompt;
+        let Prompt { shape, colour, background, motion, .. } = self.prompt;
         if let (Some(colour), Some(background)) = (colour, background)
             && colour.rgb() == background.rgb()
         {
@@ -274,18 +239,14 @@ impl Reader {
         {
             return Err(PromptError::SpinsUnseen(shape));
         }
-        Ok(ParsedPrompt {
-            prompt: self.prompt,
-            unknown: self.unknown,
-        })
+        Ok(ParsedPrompt { prompt: self.prompt, unknown: self.unknown })
     }
 }
 
 /// Whether a colour word names the background: "blue background", "background is blue" (a colon counts as "is"),
 /// "a red circle on blue".
 fn is_background(before: &[String], after: &[String]) -> bool {
-    let is_word =
-        |word: Option<&String>| word.is_some_and(|w| matches!(meaning(w), Word::Background));
+    let is_word = |word: Option<&String>| word.is_some_and(|w| matches!(meaning(w), Word::Background));
     if is_word(after.first()) {
         return true;
     }
@@ -294,10 +255,7 @@ fn is_background(before: &[String], after: &[String]) -> bool {
     {
         return is_word(Some(background));
     }
-    let previous = before
-        .iter()
-        .rev()
-        .find(|word| !matches!(word.as_str(), "a" | "an" | "the"));
+    let previous = before.iter().rev().find(|word| !matches!(word.as_str(), "a" | "an" | "the"));
     previous.is_some_and(|word| word == "on" || word == "over")
 }
 
@@ -312,11 +270,7 @@ fn set<T: Copy + PartialEq>(
     name: impl Fn(T) -> &'static str,
 ) -> Result<(), PromptError> {
     match slot.replace(value) {
-        Some(first) if first != value => Err(PromptError::Twice {
-            what,
-            first: name(first),
-            second: name(value),
-        }),
+        Some(first) if first != value => Err(PromptError::Twice { what, first: name(first), second: name(value) }),
         _ => Ok(()),
     }
 }
@@ -335,10 +289,8 @@ mod tests {
         let mut rng = rng(2);
         for i in 0..3000 {
             let mut prompt = Scene::sample_training(&mut rng).prompt();
-            prompt.motion = Motion::ALL
-                .get(i % 14)
-                .copied()
-                .filter(|m| m.suits(Shape::ALL[prompt.shape.map_or(0, Shape::index)]));
+            prompt.motion =
+                Motion::ALL.get(i % 14).copied().filter(|m| m.suits(Shape::ALL[prompt.shape.map_or(0, Shape::index)]));
             for text in [prompt.caption(), prompt.paraphrase(&mut rng)] {
                 assert_eq!(Prompt::parse(&text), Ok(prompt), "{text}");
             }
@@ -355,28 +307,15 @@ mod tests {
             "A large circle, red, over a blue backdrop",
             "on a blue background a large red circle",
         ] {
-            assert_eq!(
-                parsed(text),
-                "a large red circle on a blue background",
-                "{text}"
-            );
+            assert_eq!(parsed(text), "a large red circle on a blue background", "{text}");
         }
         assert_eq!(
             parsed("blue ring on grey, upper-right corner"),
             "a blue ring at the top right on a gray background"
         );
-        assert_eq!(
-            parsed("a yellow star spinning over black"),
-            "a yellow star spins over a black background"
-        );
-        assert_eq!(
-            parsed("the square is moving to the right"),
-            "a square moves right"
-        );
-        assert_eq!(
-            parsed("a star in the middle moves up"),
-            "a star in the center moves up"
-        );
+        assert_eq!(parsed("a yellow star spinning over black"), "a yellow star spins over a black background");
+        assert_eq!(parsed("the square is moving to the right"), "a square moves right");
+        assert_eq!(parsed("a star in the middle moves up"), "a star in the center moves up");
     }
 
     #[test]
@@ -385,35 +324,18 @@ mod tests {
             ("", "names nothing"),
             ("   ,, !", "names nothing"),
             ("hello there", "names nothing"),
-            (
-                "a large red dragon on a blue background",
-                "unknown word: dragon",
-            ),
-            (
-                "a red circle and a green square",
-                "two different colours: red and green",
-            ),
-            (
-                "a red circle or square",
-                "two different shapes: circle and square",
-            ),
+            ("a large red dragon on a blue background", "unknown word: dragon"),
+            ("a red circle and a green square", "two different colours: red and green"),
+            ("a red circle or square", "two different shapes: circle and square"),
             ("a white circle", "white is not one of the object colours"),
-            (
-                "a green circle on a red background",
-                "red is not one of the background colours",
-            ),
+            ("a green circle on a red background", "red is not one of the background colours"),
             ("a blue star on a blue background", "cannot be seen"),
             ("a red ring spins", "looks still"),
             ("a red star at the top", "unknown word: top"),
         ] {
-            assert!(
-                parsed(text).contains(complaint),
-                "{text:?} gives {:?}",
-                parsed(text)
-            );
+            assert!(parsed(text).contains(complaint), "{text:?} gives {:?}", parsed(text));
         }
-        let lenient =
-            Prompt::parse_leniently("a photorealistic red dragon star").expect("a red star");
+        let lenient = Prompt::parse_leniently("a photorealistic red dragon star").expect("a red star");
         assert_eq!(lenient.unknown, ["photorealistic", "dragon"]);
         assert_eq!(lenient.prompt.shape, Some(Shape::Star));
     }
@@ -422,9 +344,6 @@ mod tests {
     fn long_and_strange_text_is_safe() {
         let long = "a large red circle on a blue background ".repeat(300);
         assert_eq!(parsed(&long), "a large red circle on a blue background");
-        assert!(matches!(
-            Prompt::parse("круг 🔴 ' '' \u{0}"),
-            Err(PromptError::Nothing)
-        ));
+        assert!(matches!(Prompt::parse("круг 🔴 ' '' \u{0}"), Err(PromptError::Nothing)));
     }
 }

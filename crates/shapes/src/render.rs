@@ -9,12 +9,7 @@ use crate::scene::{Object, Scene};
 pub fn render(scene: &Scene, size: usize) -> Vec<u8> {
     let background = scene.attributes.background.rgb();
     let colour = scene.object.colour.rgb();
-    let mut rgb: Vec<u8> = background
-        .iter()
-        .copied()
-        .cycle()
-        .take(size * size * 3)
-        .collect();
+    let mut rgb: Vec<u8> = background.iter().copied().cycle().take(size * size * 3).collect();
     for_each_covered(&scene.object, size, |index, coverage| {
         for channel in 0..3 {
             let (from, to) = (f32::from(background[channel]), f32::from(colour[channel]));
@@ -46,10 +41,7 @@ fn for_each_covered(object: &Object, size: usize, mut visit: impl FnMut(usize, f
     for y in range(centre[1]) {
         for x in range(centre[0]) {
             let (dx, dy) = (x as f32 + 0.5 - centre[0], y as f32 + 0.5 - centre[1]);
-            let turned_back = [
-                (dx * cos + dy * sin) / radius,
-                (dy * cos - dx * sin) / radius,
-            ];
+            let turned_back = [(dx * cos + dy * sin) / radius, (dy * cos - dx * sin) / radius];
             let coverage = (0.5 - outline.distance(turned_back) * radius).clamp(0.0, 1.0);
             if coverage > 0.0 {
                 visit(y * size + x, coverage);
@@ -79,21 +71,11 @@ mod tests {
                 for size in [32, 64, 96] {
                     let scene = Scene::sample(attributes, place, &mut rng);
                     let mask = object_coverage(&scene.object, size);
-                    let border = (0..size)
-                        .map(|i| mask[i] + mask[(size - 1) * size + i])
-                        .sum::<f32>()
-                        + (0..size)
-                            .map(|i| mask[i * size] + mask[i * size + size - 1])
-                            .sum::<f32>();
-                    assert!(
-                        border < 2.0,
-                        "{attributes:?} {place:?} touches the border by {border}"
-                    );
+                    let border = (0..size).map(|i| mask[i] + mask[(size - 1) * size + i]).sum::<f32>()
+                        + (0..size).map(|i| mask[i * size] + mask[i * size + size - 1]).sum::<f32>();
+                    assert!(border < 2.0, "{attributes:?} {place:?} touches the border by {border}");
                     let middle = mask.iter().filter(|&&c| c == 1.0).count();
-                    assert!(
-                        middle * 64 * 64 > 80 * size * size,
-                        "{attributes:?} has only {middle} full pixels"
-                    );
+                    assert!(middle * 64 * 64 > 80 * size * size, "{attributes:?} has only {middle} full pixels");
                 }
             }
         }

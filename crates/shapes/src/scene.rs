@@ -50,27 +50,14 @@ impl Scene {
     pub fn sample(attributes: Attributes, place: Option<Place>, rng: &mut impl Rng) -> Self {
         let offset = attributes.size.corner_offset();
         let mut axis = |direction: Option<f32>| match direction {
-            Some(direction) => {
-                0.5 + direction * offset + rng.random_range(-PLACE_JITTER..=PLACE_JITTER)
-            }
+            Some(direction) => 0.5 + direction * offset + rng.random_range(-PLACE_JITTER..=PLACE_JITTER),
             None => 0.5 + rng.random_range(-1.0..=1.0) * (offset + PLACE_JITTER),
         };
         let direction = place.map(Place::direction);
         let center = [axis(direction.map(|d| d[0])), axis(direction.map(|d| d[1]))];
-        let radius =
-            attributes.size.radius() * rng.random_range(1.0 - SIZE_JITTER..=1.0 + SIZE_JITTER);
-        let object = Object {
-            shape: attributes.shape,
-            colour: attributes.colour,
-            center,
-            radius,
-            angle: 0.0,
-        };
-        Self {
-            attributes,
-            place,
-            object,
-        }
+        let radius = attributes.size.radius() * rng.random_range(1.0 - SIZE_JITTER..=1.0 + SIZE_JITTER);
+        let object = Object { shape: attributes.shape, colour: attributes.colour, center, radius, angle: 0.0 };
+        Self { attributes, place, object }
     }
 
     /// A random scene of a combination from the training split; seven in ten have a named place.
@@ -85,56 +72,29 @@ impl Scene {
 
     fn sample_from(combinations: &[Attributes], rng: &mut impl Rng) -> Self {
         let attributes = combinations[rng.random_range(0..combinations.len())];
-        let place = rng
-            .random_bool(NAMED_PLACE_PROBABILITY)
-            .then(|| Place::ALL[rng.random_range(0..Place::COUNT)]);
+        let place = rng.random_bool(NAMED_PLACE_PROBABILITY).then(|| Place::ALL[rng.random_range(0..Place::COUNT)]);
         Self::sample(attributes, place, rng)
     }
 
     /// A scene that shows what a prompt says; what the prompt leaves open is drawn at random.
     pub fn for_prompt(prompt: &Prompt, rng: &mut impl Rng) -> Self {
         let background = prompt.background.unwrap_or_else(|| {
-            let visible: Vec<_> = Background::ALL
-                .iter()
-                .filter(|b| prompt.colour.is_none_or(|c| c.rgb() != b.rgb()))
-                .collect();
-            **visible
-                .choose(rng)
-                .expect("every colour has a background it can be seen on")
+            let visible: Vec<_> =
+                Background::ALL.iter().filter(|b| prompt.colour.is_none_or(|c| c.rgb() != b.rgb())).collect();
+            **visible.choose(rng).expect("every colour has a background it can be seen on")
         });
         let colour = prompt.colour.unwrap_or_else(|| {
-            let visible: Vec<_> = Colour::ALL
-                .iter()
-                .filter(|c| c.rgb() != background.rgb())
-                .collect();
-            **visible
-                .choose(rng)
-                .expect("every background has a colour that can be seen on it")
+            let visible: Vec<_> = Colour::ALL.iter().filter(|c| c.rgb() != background.rgb()).collect();
+            **visible.choose(rng).expect("every background has a colour that can be seen on it")
         });
-        let shape = prompt
-            .shape
-            .unwrap_or_else(|| Shape::ALL[rng.random_range(0..Shape::COUNT)]);
-        let size = prompt
-            .size
-            .unwrap_or_else(|| Size::ALL[rng.random_range(0..Size::COUNT)]);
-        Self::sample(
-            Attributes {
-                shape,
-                colour,
-                size,
-                background,
-            },
-            prompt.place,
-            rng,
-        )
+        let shape = prompt.shape.unwrap_or_else(|| Shape::ALL[rng.random_range(0..Shape::COUNT)]);
+        let size = prompt.size.unwrap_or_else(|| Size::ALL[rng.random_range(0..Size::COUNT)]);
+        Self::sample(Attributes { shape, colour, size, background }, prompt.place, rng)
     }
 
     /// The prompt that names everything this scene was made from.
     pub fn prompt(&self) -> Prompt {
-        Prompt {
-            place: self.place,
-            ..Prompt::from(self.attributes)
-        }
+        Prompt { place: self.place, ..Prompt::from(self.attributes) }
     }
 
     /// The caption in the canonical form.

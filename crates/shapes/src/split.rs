@@ -34,29 +34,14 @@ pub fn held_out_prompts() -> Vec<Prompt> {
     let places = || std::iter::once(None).chain(Place::ALL.iter().copied().map(Some));
     held_out_combinations()
         .iter()
-        .flat_map(|&attributes| {
-            places().map(move |place| Prompt {
-                place,
-                ..Prompt::from(attributes)
-            })
-        })
+        .flat_map(|&attributes| places().map(move |place| Prompt { place, ..Prompt::from(attributes) }))
         .collect()
 }
 
 /// SplitMix64 over the four indices: stable across versions and machines.
 fn hash(attributes: &Attributes) -> u64 {
-    let Attributes {
-        shape,
-        colour,
-        size,
-        background,
-    } = attributes;
-    let indices = [
-        shape.index(),
-        colour.index(),
-        size.index(),
-        background.index(),
-    ];
+    let Attributes { shape, colour, size, background } = attributes;
+    let indices = [shape.index(), colour.index(), size.index(), background.index()];
     indices.iter().fold(SALT, |state, &index| {
         let mut z = (state ^ index as u64).wrapping_add(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -73,12 +58,7 @@ mod tests {
 
     /// The four values as (which attribute, index).
     fn values(a: &Attributes) -> [(usize, usize); 4] {
-        [
-            (0, a.shape.index()),
-            (1, a.colour.index()),
-            (2, a.size.index()),
-            (3, a.background.index()),
-        ]
+        [(0, a.shape.index()), (1, a.colour.index()), (2, a.size.index()), (3, a.background.index())]
     }
 
     fn pairs(combinations: &[Attributes]) -> HashMap<[(usize, usize); 2], usize> {
@@ -97,17 +77,11 @@ mod tests {
     #[test]
     fn every_pair_of_values_is_trained_on() {
         let all: Vec<_> = Attributes::all().collect();
-        assert_eq!(
-            all.len(),
-            Shape::COUNT * Size::COUNT * (Colour::COUNT * Background::COUNT - 1)
-        );
+        assert_eq!(all.len(), Shape::COUNT * Size::COUNT * (Colour::COUNT * Background::COUNT - 1));
         let trained = pairs(train_combinations());
         for (pair, total) in pairs(&all) {
             let seen = trained.get(&pair).copied().unwrap_or(0);
-            assert!(
-                seen * 2 >= total,
-                "{pair:?}: only {seen} of {total} combinations are trained on"
-            );
+            assert!(seen * 2 >= total, "{pair:?}: only {seen} of {total} combinations are trained on");
         }
     }
 
@@ -125,10 +99,7 @@ mod tests {
         }
         for (value, (held, total)) in counts {
             let share = held as f32 / total as f32;
-            assert!(
-                (0.13..0.27).contains(&share),
-                "{value:?}: {held} of {total} held out"
-            );
+            assert!((0.13..0.27).contains(&share), "{value:?}: {held} of {total} held out");
         }
     }
 
@@ -137,10 +108,6 @@ mod tests {
         let captions: HashSet<_> = held_out_prompts().iter().map(Prompt::caption).collect();
         assert_eq!(captions.len(), held_out_prompts().len());
         assert!(captions.len() >= 300, "{}", captions.len());
-        assert!(
-            train_combinations()
-                .iter()
-                .all(|attributes| !is_held_out(attributes))
-        );
+        assert!(train_combinations().iter().all(|attributes| !is_held_out(attributes)));
     }
 }

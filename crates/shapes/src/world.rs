@@ -242,23 +242,13 @@ impl Attributes {
 
     /// Every visible combination (276), in a fixed order.
     pub fn all() -> impl Iterator<Item = Self> {
-        let sizes_and_backgrounds = || {
-            Size::ALL.iter().flat_map(|&size| {
-                Background::ALL
-                    .iter()
-                    .map(move |&background| (size, background))
-            })
-        };
+        let sizes_and_backgrounds =
+            || Size::ALL.iter().flat_map(|&size| Background::ALL.iter().map(move |&background| (size, background)));
         Shape::ALL
             .iter()
             .flat_map(|&shape| Colour::ALL.iter().map(move |&colour| (shape, colour)))
             .flat_map(move |(shape, colour)| {
-                sizes_and_backgrounds().map(move |(size, background)| Self {
-                    shape,
-                    colour,
-                    size,
-                    background,
-                })
+                sizes_and_backgrounds().map(move |(size, background)| Self { shape, colour, size, background })
             })
             .filter(Self::is_visible)
     }

@@ -12,17 +12,10 @@ fn share_right(clips: usize, frames: usize, spoil: impl Fn(&mut [u8], u64)) -> f
     let (mut right, mut mistakes) = (0, Vec::new());
     for i in 0..clips {
         let attributes = combinations[i * 37 % combinations.len()];
-        let suitable: Vec<_> = Motion::ALL
-            .iter()
-            .copied()
-            .filter(|motion| motion.suits(attributes.shape))
-            .collect();
+        let suitable: Vec<_> = Motion::ALL.iter().copied().filter(|motion| motion.suits(attributes.shape)).collect();
         let clip = Clip::sample(attributes, suitable[i % suitable.len()], &mut rng);
         let mut pictures = clip.render(frames, SIDE);
-        pictures
-            .iter_mut()
-            .enumerate()
-            .for_each(|(n, picture)| spoil(picture, (i * frames + n) as u64));
+        pictures.iter_mut().enumerate().for_each(|(n, picture)| spoil(picture, (i * frames + n) as u64));
         let reading = read_clip(&pictures, SIDE, SIDE).expect("square frames");
         if judge(clip.prompt(), &reading).all_right() {
             right += 1;
@@ -31,14 +24,8 @@ fn share_right(clips: usize, frames: usize, spoil: impl Fn(&mut [u8], u64)) -> f
         }
     }
     let share = f64::from(right) / clips as f64;
-    println!(
-        "{frames} frames: {:.2} % right in everything",
-        share * 100.0
-    );
-    mistakes
-        .iter()
-        .take(6)
-        .for_each(|mistake| println!("  {mistake}"));
+    println!("{frames} frames: {:.2} % right in everything", share * 100.0);
+    mistakes.iter().take(6).for_each(|mistake| println!("  {mistake}"));
     share
 }
 
@@ -71,10 +58,7 @@ fn a_still_or_shuffled_clip_has_no_motion() {
         assert_eq!(reading.motion, None, "{} stood still", clip.caption());
         assert_eq!(reading.colour, Some(clip.scene.attributes.colour));
         // There and back again: the ends are the same.
-        let swing: Vec<_> = [0, 2, 4, 6, 8, 6, 4, 2, 0]
-            .iter()
-            .map(|&n| frames[n].clone())
-            .collect();
+        let swing: Vec<_> = [0, 2, 4, 6, 8, 6, 4, 2, 0].iter().map(|&n| frames[n].clone()).collect();
         let reading = read_clip(&swing, SIDE, SIDE).expect("square frames");
         assert_eq!(reading.motion, None, "{} went back", clip.caption());
     }
@@ -88,17 +72,11 @@ fn a_reversed_clip_moves_the_other_way() {
         (Motion::Grows, Motion::Shrinks),
         (Motion::Spins, Motion::Spins),
     ] {
-        let mut prompt =
-            Prompt::parse("a small yellow cross on a black background").expect("in the grammar");
+        let mut prompt = Prompt::parse("a small yellow cross on a black background").expect("in the grammar");
         prompt.motion = Some(motion);
         let mut frames = Clip::for_prompt(&prompt, &mut rng(6)).render(9, SIDE);
         frames.reverse();
-        assert_eq!(
-            read_clip(&frames, SIDE, SIDE)
-                .expect("square frames")
-                .motion,
-            Some(reversed)
-        );
+        assert_eq!(read_clip(&frames, SIDE, SIDE).expect("square frames").motion, Some(reversed));
     }
 }
 
@@ -106,15 +84,7 @@ fn a_reversed_clip_moves_the_other_way() {
 fn clips_of_nothing_have_no_motion() {
     let blank = vec![vec![250u8; SIDE * SIDE * 3]; 9];
     let reading = read_clip(&blank, SIDE, SIDE).expect("square frames");
-    assert_eq!(
-        (reading.shape, reading.motion, reading.size),
-        (None, None, None)
-    );
+    assert_eq!((reading.shape, reading.motion, reading.size), (None, None, None));
     let none: [Vec<u8>; 0] = [];
-    assert_eq!(
-        read_clip(&none, SIDE, SIDE)
-            .expect("no frames, nothing wrong with them")
-            .motion,
-        None
-    );
+    assert_eq!(read_clip(&none, SIDE, SIDE).expect("no frames, nothing wrong with them").motion, None);
 }

@@ -40,11 +40,7 @@ impl Score {
             .collect();
         println!("{what}: {}", row.join(", "));
         let some: Vec<_> = self.mistakes.iter().take(8).collect();
-        assert!(
-            self.share("all") >= bar,
-            "{what}: {:.4} < {bar}: {some:#?}",
-            self.share("all")
-        );
+        assert!(self.share("all") >= bar, "{what}: {:.4} < {bar}: {some:#?}", self.share("all"));
     }
 }
 
@@ -54,16 +50,12 @@ fn accuracy(count: usize, side: usize, spoil: impl Fn(&mut [u8], u64)) -> Score 
     let mut rng = rng(11);
     let mut score = Score::default();
     for i in 0..count {
-        let place = sango_shapes::Place::ALL
-            .get(i / combinations.len() % 7)
-            .copied();
+        let place = sango_shapes::Place::ALL.get(i / combinations.len() % 7).copied();
         let scene = Scene::sample(combinations[i % combinations.len()], place, &mut rng);
         let mut rgb = render(&scene, side);
         spoil(&mut rgb, i as u64);
         let reading = read(&rgb, side, side).expect("a square picture");
-        score.add(&judge(scene.prompt(), &reading), || {
-            format!("{} -> {reading:?}", scene.caption())
-        });
+        score.add(&judge(scene.prompt(), &reading), || format!("{} -> {reading:?}", scene.caption()));
     }
     score
 }
@@ -74,9 +66,7 @@ fn noise(rgb: &mut [u8], deviation: f32, seed: u64) {
     for value in rgb {
         // The sum of twelve uniform numbers is near enough to a normal one.
         let normal = (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0;
-        *value = (f32::from(*value) + normal * deviation)
-            .round()
-            .clamp(0.0, 255.0) as u8;
+        *value = (f32::from(*value) + normal * deviation).round().clamp(0.0, 255.0) as u8;
     }
 }
 
@@ -153,21 +143,14 @@ fn wrong_pictures_are_never_right() {
         let other = combinations[rng.random_range(0..combinations.len())];
         if other != scene.attributes {
             let verdict = judge(other, &reading);
-            assert!(
-                !verdict.all_right(),
-                "{} passes as {}",
-                scene.caption(),
-                Prompt::from(other).caption()
-            );
+            assert!(!verdict.all_right(), "{} passes as {}", scene.caption(), Prompt::from(other).caption());
         }
     }
 }
 
 /// A picture from a function of x and y.
 fn picture(colour: impl Fn(usize, usize) -> [u8; 3]) -> Vec<u8> {
-    (0..SIDE * SIDE)
-        .flat_map(|i| colour(i % SIDE, i / SIDE))
-        .collect()
+    (0..SIDE * SIDE).flat_map(|i| colour(i % SIDE, i / SIDE)).collect()
 }
 
 #[test]
@@ -184,60 +167,15 @@ fn pictures_of_nothing_have_no_attributes() {
         ("red", picture(|_, _| red)),
         ("static", static_noise),
         ("grainy white", faint),
-        (
-            "two halves",
-            picture(|x, _| if x < 32 { red } else { white }),
-        ),
-        (
-            "vertical stripes",
-            picture(|x, _| if x / 8 % 2 == 0 { red } else { white }),
-        ),
-        (
-            "fine stripes",
-            picture(|_, y| if y % 2 == 0 { red } else { white }),
-        ),
-        (
-            "one stripe",
-            picture(|x, _| if (28..36).contains(&x) { red } else { white }),
-        ),
-        (
-            "checkerboard",
-            picture(|x, y| if (x / 8 + y / 8) % 2 == 0 { red } else { white }),
-        ),
-        (
-            "gradient",
-            picture(|x, y| [(x * 4) as u8, (y * 4) as u8, 128]),
-        ),
-        (
-            "long bar",
-            picture(|x, y| {
-                if (8..56).contains(&x) && (26..38).contains(&y) {
-                    red
-                } else {
-                    white
-                }
-            }),
-        ),
-        (
-            "frame",
-            picture(|x, y| {
-                if x.min(y) < 6 || x.max(y) > 57 {
-                    red
-                } else {
-                    white
-                }
-            }),
-        ),
-        (
-            "dot",
-            picture(|x, y| {
-                if (30..34).contains(&x) && (30..34).contains(&y) {
-                    red
-                } else {
-                    white
-                }
-            }),
-        ),
+        ("two halves", picture(|x, _| if x < 32 { red } else { white })),
+        ("vertical stripes", picture(|x, _| if x / 8 % 2 == 0 { red } else { white })),
+        ("fine stripes", picture(|_, y| if y % 2 == 0 { red } else { white })),
+        ("one stripe", picture(|x, _| if (28..36).contains(&x) { red } else { white })),
+        ("checkerboard", picture(|x, y| if (x / 8 + y / 8) % 2 == 0 { red } else { white })),
+        ("gradient", picture(|x, y| [(x * 4) as u8, (y * 4) as u8, 128])),
+        ("long bar", picture(|x, y| if (8..56).contains(&x) && (26..38).contains(&y) { red } else { white })),
+        ("frame", picture(|x, y| if x.min(y) < 6 || x.max(y) > 57 { red } else { white })),
+        ("dot", picture(|x, y| if (30..34).contains(&x) && (30..34).contains(&y) { red } else { white })),
     ];
     for (what, rgb) in nothing {
         let reading = read(&rgb, SIDE, SIDE).expect("a square picture");
@@ -249,10 +187,8 @@ fn pictures_of_nothing_have_no_attributes() {
 #[test]
 fn two_objects_are_not_one() {
     let mut rng = rng(21);
-    let base = Prompt::parse("a small red circle at the top left on a white background")
-        .expect("in the grammar");
-    let other = Prompt::parse("a small red square at the bottom right on a white background")
-        .expect("in the grammar");
+    let base = Prompt::parse("a small red circle at the top left on a white background").expect("in the grammar");
+    let other = Prompt::parse("a small red square at the bottom right on a white background").expect("in the grammar");
     let first = render(&Scene::for_prompt(&base, &mut rng), SIDE);
     let second = render(&Scene::for_prompt(&other, &mut rng), SIDE);
     let both: Vec<u8> = first.iter().zip(&second).map(|(a, b)| *a.min(b)).collect();
@@ -261,19 +197,41 @@ fn two_objects_are_not_one() {
 }
 
 #[test]
+fn shapes_of_other_worlds_have_no_name() {
+    let (red, green, white) = ([230, 20, 20], [0, 190, 40], [250, 250, 250]);
+    // Coordinates around the middle of the picture, in pixels.
+    let drawn = |inside: fn(f32, f32) -> bool| {
+        let middle = |i: usize| i as f32 + 0.5 - SIDE as f32 / 2.0;
+        picture(|x, y| if inside(middle(x), middle(y)) { red } else { white })
+    };
+    let strange = [
+        ("half a disc", drawn(|x, y| x.hypot(y) < 17.0 && y < 0.0)),
+        ("a long ellipse", drawn(|x, y| (x / 20.0).hypot(y / 10.0) < 1.0)),
+        ("an L", drawn(|x, y| x.abs() < 15.0 && y.abs() < 15.0 && (x < -5.0 || y > 5.0))),
+        ("a C", drawn(|x, y| (8.0..17.0).contains(&x.hypot(y)) && !(x > 0.0 && y.abs() < 7.0))),
+        ("a bow tie", drawn(|x, y| y.abs() < x.abs() && x.abs() < 17.0)),
+    ];
+    for (what, rgb) in strange {
+        let reading = read(&rgb, SIDE, SIDE).expect("a square picture");
+        assert_eq!(reading.shape, None, "{what}: {reading:?}");
+    }
+    // A disc of two colours has a shape but no colour.
+    let parted = picture(|x, y| {
+        let (dx, dy) = (x as f32 - 31.5, y as f32 - 31.5);
+        match dx.hypot(dy) < 17.0 {
+            true if dx < 1.0 => red,
+            true => green,
+            false => white,
+        }
+    });
+    let reading = read(&parted, SIDE, SIDE).expect("a square picture");
+    assert_eq!(reading.colour, None, "{reading:?}");
+}
+
+#[test]
 fn buffers_that_are_no_picture_are_refused() {
-    assert!(
-        read(&[0; 10], 64, 64)
-            .unwrap_err()
-            .to_string()
-            .contains("10 bytes")
-    );
-    assert!(
-        read(&[0; 64 * 32 * 3], 64, 32)
-            .unwrap_err()
-            .to_string()
-            .contains("square")
-    );
+    assert!(read(&[0; 10], 64, 64).unwrap_err().to_string().contains("10 bytes"));
+    assert!(read(&[0; 64 * 32 * 3], 64, 32).unwrap_err().to_string().contains("square"));
     assert!(read(&[], usize::MAX, 2).is_err());
     assert!(read(&[0; 8 * 8 * 3], 8, 8).is_err());
 }

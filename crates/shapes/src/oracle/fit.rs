@@ -43,23 +43,16 @@ struct Table {
     area: f32,
 }
 
-static TABLES: LazyLock<Vec<Table>> =
-    LazyLock::new(|| Shape::ALL.iter().map(|&shape| Table::new(shape)).collect());
+static TABLES: LazyLock<Vec<Table>> = LazyLock::new(|| Shape::ALL.iter().map(|&shape| Table::new(shape)).collect());
 
 impl Table {
     fn new(shape: Shape) -> Self {
         let outline = Outline::new(shape);
         let at = |i: usize| (i as f32 + 0.5) * 2.0 * EXTENT / CELLS as f32 - EXTENT;
-        let distance: Vec<f32> = (0..CELLS * CELLS)
-            .map(|i| outline.distance([at(i % CELLS), at(i / CELLS)]))
-            .collect();
+        let distance: Vec<f32> = (0..CELLS * CELLS).map(|i| outline.distance([at(i % CELLS), at(i / CELLS)])).collect();
         let inside = distance.iter().filter(|&&d| d < 0.0).count();
         let area = inside as f32 * (2.0 * EXTENT / CELLS as f32).powi(2);
-        Self {
-            shape,
-            distance,
-            area,
-        }
+        Self { shape, distance, area }
     }
 
     /// The pose with its overlap filled in.
@@ -69,8 +62,7 @@ impl Table {
         let half = CELLS as f32 / 2.0;
         let reach = REACH * pose.radius + 1.0;
         // Casts saturate, so what lies outside of the canvas is cut off.
-        let range =
-            |c: f32| ((c - reach).floor() as usize)..((c + reach).ceil() as usize).min(SIDE);
+        let range = |c: f32| ((c - reach).floor() as usize)..((c + reach).ceil() as usize).min(SIDE);
         let (mut intersection, mut outline) = (0.0, 0.0);
         for y in range(pose.center[1]) {
             let dy = y as f32 + 0.5 - pose.center[1];
@@ -88,10 +80,7 @@ impl Table {
             }
         }
         let union = (mask.total + outline - intersection).max(1.0);
-        Fit {
-            overlap: intersection / union,
-            ..pose
-        }
+        Fit { overlap: intersection / union, ..pose }
     }
 }
 
@@ -108,28 +97,17 @@ pub(super) fn symmetry(shape: Shape) -> Option<f32> {
 /// Fits every shape to a coverage mask, upright or (`any_angle`) turned.
 pub(super) fn fit_shapes(alpha: &[f32], any_angle: bool) -> Vec<Fit> {
     // Steeper edges make the overlap depend less on blur.
-    let alpha: Vec<f32> = alpha
-        .iter()
-        .map(|a| ((a - 0.5) * 2.0 + 0.5).clamp(0.0, 1.0))
-        .collect();
+    let alpha: Vec<f32> = alpha.iter().map(|a| ((a - 0.5) * 2.0 + 0.5).clamp(0.0, 1.0)).collect();
     let total: f32 = alpha.iter().sum();
     if total < 1.0 {
         return Vec::new();
     }
     let mean = |coordinate: fn(usize) -> usize| {
-        alpha
-            .iter()
-            .enumerate()
-            .map(|(i, a)| a * (coordinate(i) as f32 + 0.5))
-            .sum::<f32>()
-            / total
+        alpha.iter().enumerate().map(|(i, a)| a * (coordinate(i) as f32 + 0.5)).sum::<f32>() / total
     };
     let center = [mean(|i| i % SIDE), mean(|i| i / SIDE)];
     let mask = Mask { alpha, total };
-    let starts: Vec<Fit> = TABLES
-        .iter()
-        .map(|table| start(table, &mask, center, any_angle))
-        .collect();
+    let starts: Vec<Fit> = TABLES.iter().map(|table| start(table, &mask, center, any_angle)).collect();
     let best = starts.iter().map(|fit| fit.overlap).fold(0.0, f32::max);
     TABLES
         .iter()
@@ -159,9 +137,7 @@ fn start(table: &Table, mask: &Mask, center: [f32; 2], any_angle: bool) -> Fit {
 
 /// Improves a pose by steps along one axis after another.
 fn refine(table: &Table, mask: &Mask, start: Fit, any_angle: bool) -> Fit {
-    let turn = symmetry(table.shape)
-        .filter(|_| any_angle)
-        .map_or(0.0, |period| period / (2 * ANGLES) as f32);
+    let turn = symmetry(table.shape).filter(|_| any_angle).map_or(0.0, |period| period / (2 * ANGLES) as f32);
     let mut best = start;
     for scale in [1.0, 0.5, 0.5, 0.25] {
         for axis in 0..4 {
@@ -189,10 +165,6 @@ fn refine(table: &Table, mask: &Mask, start: Fit, any_angle: bool) -> Fit {
 /// The best fit and how far it is ahead of the second.
 pub(super) fn best_and_lead(fits: &[Fit]) -> Option<(Fit, f32)> {
     let best = *fits.iter().max_by(|a, b| a.overlap.total_cmp(&b.overlap))?;
-    let second = fits
-        .iter()
-        .filter(|f| f.shape != best.shape)
-        .map(|f| f.overlap)
-        .fold(0.0, f32::max);
+    let second = fits.iter().filter(|f| f.shape != best.shape).map(|f| f.overlap).fold(0.0, f32::max);
     Some((best, best.overlap - second))
 }

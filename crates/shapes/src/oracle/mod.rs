@@ -78,10 +78,7 @@ pub fn read(rgb: &[u8], width: usize, height: usize) -> Result<Reading, OracleEr
 
 /// Reads what a segmented picture shows, with the best fit when there is an object.
 fn read_segment(segment: &Segment, any_angle: bool) -> (Reading, Option<Fit>) {
-    let mut reading = Reading {
-        background: segment.background,
-        ..Reading::default()
-    };
+    let mut reading = Reading { background: segment.background, ..Reading::default() };
     let Some(object) = &segment.object else {
         return (reading, None);
     };
@@ -120,10 +117,7 @@ fn place_of(center: [f32; 2], size: Size) -> Option<Place> {
         d if d > half_way => 1.0,
         _ => 0.0,
     });
-    Place::ALL
-        .iter()
-        .copied()
-        .find(|place| place.direction() == direction)
+    Place::ALL.iter().copied().find(|place| place.direction() == direction)
 }
 
 /// Whether a reading shows what was asked for, value by value. `None` where the prompt leaves the value open.
@@ -146,14 +140,7 @@ pub struct Verdict {
 impl Verdict {
     /// Every value that the prompt names, with its name.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, bool)> {
-        let Self {
-            shape,
-            colour,
-            size,
-            place,
-            background,
-            motion,
-        } = *self;
+        let Self { shape, colour, size, place, background, motion } = *self;
         [
             ("shape", shape),
             ("colour", colour),
@@ -201,11 +188,6 @@ pub fn judge(asked: impl Into<Prompt>, reading: &Reading) -> Verdict {
 impl Reading {
     /// The combination, when all four of its values were read.
     pub fn attributes(&self) -> Option<Attributes> {
-        Some(Attributes {
-            shape: self.shape?,
-            colour: self.colour?,
-            size: self.size?,
-            background: self.background?,
-        })
+        Some(Attributes { shape: self.shape?, colour: self.colour?, size: self.size?, background: self.background? })
     }
 }

@@ -46,11 +46,7 @@ impl Canvas {
     /// Checks the picture and brings it to `SIDE × SIDE` by averaging areas.
     pub(super) fn new(rgb: &[u8], width: usize, height: usize) -> Result<Self, OracleError> {
         if width.checked_mul(height).and_then(|n| n.checked_mul(3)) != Some(rgb.len()) {
-            return Err(OracleError::Length {
-                bytes: rgb.len(),
-                width,
-                height,
-            });
+            return Err(OracleError::Length { bytes: rgb.len(), width, height });
         }
         if width != height || width < 32 {
             return Err(OracleError::Size { width, height });
@@ -86,14 +82,8 @@ impl Canvas {
             self.smooth();
             ground = self.border().0;
         }
-        let distance: Vec<f32> = self
-            .pixels
-            .iter()
-            .map(|&pixel| rgb_distance(pixel, ground))
-            .collect();
-        let plain = border_indices()
-            .filter(|&i| distance[i] < BACKGROUND_TOLERANCE)
-            .count();
+        let distance: Vec<f32> = self.pixels.iter().map(|&pixel| rgb_distance(pixel, ground)).collect();
+        let plain = border_indices().filter(|&i| distance[i] < BACKGROUND_TOLERANCE).count();
         let is_plain = plain as f32 >= MIN_PLAIN_BORDER * border_indices().count() as f32;
         let background = nearest(ground, Background::ALL, Background::rgb)
             .filter(|&(_, off)| is_plain && off < BACKGROUND_TOLERANCE)
@@ -105,9 +95,7 @@ impl Canvas {
     /// Median colour of the border, and the median distance from it.
     fn border(&self) -> (Rgb, f32) {
         let ground = median_colour(border_indices().map(|i| self.pixels[i]));
-        let mut off: Vec<f32> = border_indices()
-            .map(|i| rgb_distance(self.pixels[i], ground))
-            .collect();
+        let mut off: Vec<f32> = border_indices().map(|i| rgb_distance(self.pixels[i], ground)).collect();
         (ground, median(&mut off))
     }
 
@@ -119,15 +107,10 @@ impl Canvas {
             for y in 0..SIDE {
                 for x in 0..SIDE {
                     let side = |d| {
-                        if horizontal {
-                            old[y * SIDE + at(x, d)]
-                        } else {
-                            old[at(y, d) * SIDE + x]
-                        }
+                        if horizontal { old[y * SIDE + at(x, d)] } else { old[at(y, d) * SIDE + x] }
                     };
                     let (before, here, after) = (side(-1), side(0), side(1));
-                    self.pixels[y * SIDE + x] =
-                        std::array::from_fn(|c| (before[c] + 2.0 * here[c] + after[c]) / 4.0);
+                    self.pixels[y * SIDE + x] = std::array::from_fn(|c| (before[c] + 2.0 * here[c] + after[c]) / 4.0);
                 }
             }
         }
@@ -142,23 +125,13 @@ impl Canvas {
         let far: Vec<bool> = distance.iter().map(|&d| d > threshold).collect();
         let parts = components(&far);
         let (first, second) = (parts.first()?, parts.get(1).map_or(0, Vec::len));
-        if !(MIN_AREA..=MAX_AREA).contains(&first.len())
-            || second as f32 > MAX_SECOND * first.len() as f32
-        {
+        if !(MIN_AREA..=MAX_AREA).contains(&first.len()) || second as f32 > MAX_SECOND * first.len() as f32 {
             return None;
         }
         let mut inside = vec![false; SIDE * SIDE];
         first.iter().for_each(|&i| inside[i] = true);
-        let core: Vec<usize> = first
-            .iter()
-            .copied()
-            .filter(|&i| neighbours(i).all(|j| inside[j]))
-            .collect();
-        let core = if core.len() * 5 < first.len() {
-            first
-        } else {
-            &core
-        };
+        let core: Vec<usize> = first.iter().copied().filter(|&i| neighbours(i).all(|j| inside[j])).collect();
+        let core = if core.len() * 5 < first.len() { first } else { &core };
         let typical = median_colour(core.iter().map(|&i| self.pixels[i]));
         let colour = object_colour(typical, core.iter().map(|&i| self.pixels[i]));
 
@@ -168,14 +141,8 @@ impl Canvas {
         let grown = grow(&grow(&inside));
         let alpha = (0..SIDE * SIDE)
             .map(|i| {
-                let along: f32 = (0..3)
-                    .map(|c| (self.pixels[i][c] - ground[c]) * way[c])
-                    .sum();
-                if grown[i] {
-                    (along / length).clamp(0.0, 1.0)
-                } else {
-                    0.0
-                }
+                let along: f32 = (0..3).map(|c| (self.pixels[i][c] - ground[c]) * way[c]).sum();
+                if grown[i] { (along / length).clamp(0.0, 1.0) } else { 0.0 }
             })
             .collect();
         Some(Blob { colour, alpha })
@@ -189,11 +156,8 @@ fn object_colour(typical: Rgb, core: impl ExactSizeIterator<Item = Rgb>) -> Opti
     // The blue background is the colour blue too.
     let neutral = colour != Colour::Blue && off_neutral < off;
     let total = core.len() as f32;
-    let agreeing = core
-        .filter(|&p| nearest(p, Colour::ALL, Colour::rgb).is_some_and(|(c, _)| c == colour))
-        .count();
-    (off < COLOUR_TOLERANCE && !neutral && agreeing as f32 >= MIN_PLAIN_OBJECT * total)
-        .then_some(colour)
+    let agreeing = core.filter(|&p| nearest(p, Colour::ALL, Colour::rgb).is_some_and(|(c, _)| c == colour)).count();
+    (off < COLOUR_TOLERANCE && !neutral && agreeing as f32 >= MIN_PLAIN_OBJECT * total).then_some(colour)
 }
 
 fn nearest<T: Copy>(rgb: Rgb, palette: &[T], colour: impl Fn(T) -> [u8; 3]) -> Option<(T, f32)> {
@@ -228,16 +192,12 @@ fn border_indices() -> impl Iterator<Item = usize> + Clone {
 fn neighbours(i: usize) -> impl Iterator<Item = usize> {
     let (x, y) = (i % SIDE, i / SIDE);
     (y.saturating_sub(1)..=(y + 1).min(SIDE - 1))
-        .flat_map(move |ny| {
-            (x.saturating_sub(1)..=(x + 1).min(SIDE - 1)).map(move |nx| ny * SIDE + nx)
-        })
+        .flat_map(move |ny| (x.saturating_sub(1)..=(x + 1).min(SIDE - 1)).map(move |nx| ny * SIDE + nx))
         .filter(move |&j| j != i)
 }
 
 fn grow(mask: &[bool]) -> Vec<bool> {
-    (0..mask.len())
-        .map(|i| mask[i] || neighbours(i).any(|j| mask[j]))
-        .collect()
+    (0..mask.len()).map(|i| mask[i] || neighbours(i).any(|j| mask[j])).collect()
 }
 
 /// Connected parts (also over corners), largest first.
