@@ -43,7 +43,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for precision in [Precision::F32, Precision::Bf16] {
         let (name, w) = (format!("pack {precision:?} {n}x{k}"), noise(n * k));
         if name.contains(&filter) {
-            measure(&name, n * k, || Ok(drop(PackedWeights::from_f32(&w, n, k, precision)?)))?;
+            measure(&name, n * k, || {
+                PackedWeights::from_f32(&w, n, k, precision)?;
+                Ok(())
+            })?;
         }
     }
     for precision in [Precision::F32, Precision::Bf16] {

@@ -136,28 +136,31 @@ fn unavailable(wanted: &str) -> KernelError {
 fn detected() -> u32 {
     static DETECTED: OnceLock<u32> = OnceLock::new();
     *DETECTED.get_or_init(|| {
-        let mut bits = 1 << Isa::Scalar as u32;
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 = avx2
-                && is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
-            let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
-            let flags = [
-                (Isa::Avx2, avx2),
-                (Isa::Avx512, avx512),
-                (Isa::Avx512Bf16, bf16),
-                (Isa::Amx, bf16 && amx_permitted()),
-            ];
-            for (isa, present) in flags {
-                bits |= u32::from(present) << isa as u32;
-            }
-        }
-        bits
+        present().into_iter().filter(|(_, present)| *present).fold(0, |bits, (isa, _)| bits | 1 << isa as u32)
     })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn present() -> [(Isa, bool); 5] {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
+    [
+        (Isa::Scalar, true),
+        (Isa::Avx2, avx2),
+        (Isa::Avx512, avx512),
+        (Isa::Avx512Bf16, bf16),
+        (Isa::Amx, bf16 && amx_permitted()),
+    ]
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn present() -> [(Isa, bool); 1] {
+    [(Isa::Scalar, true)]
 }
 
 /// Whether the CPU has AMX bf16 tiles and Linux lets this process use them.

@@ -264,44 +264,69 @@ fn default_threads() -> usize {
     if cores.is_empty() { logical } else { logical.min(cores.len()) }
 }
 
-/// Sets flush-to-zero and denormals-are-zero for as long as it lives, then restores what the thread had.
+/// Treats denormals as zero for as long as it lives, then restores what the thread had.
 ///
-/// AMX and `vdpbf16ps` always treat denormals as zero and f32 arithmetic on them is up to a hundred times slower, so
-/// every path does the same.
+/// AMX and `vdpbf16ps` always do and f32 arithmetic on denormals is up to a hundred times slower, so every path does the
+/// same. The bits are flush-to-zero and denormals-are-zero of MXCSR, or FZ of FPCR on aarch64.
 struct FlushDenormals {
-    #[cfg(target_arch = "x86_64")]
-    saved: u32,
+    saved: u64,
 }
 
-#[cfg(target_arch = "x86_64")]
 impl FlushDenormals {
-    const FTZ_DAZ: u32 = 1 << 15 | 1 << 6;
+    #[cfg(target_arch = "x86_64")]
+    const BITS: u64 = 1 << 15 | 1 << 6;
+    #[cfg(target_arch = "aarch64")]
+    const BITS: u64 = 1 << 24;
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    const BITS: u64 = 0;
 
     fn new() -> Self {
-        let mut saved = 0u32;
-        // SAFETY: stmxcsr stores four bytes at the address given.
-        unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &mut saved, options(nostack, preserves_flags)) };
-        Self::load(saved | Self::FTZ_DAZ);
+        let saved = Self::read();
+        Self::write(saved | Self::BITS);
         Self { saved }
     }
 
-    fn load(mxcsr: u32) {
-        // SAFETY: only the two denormal bits differ from a value the thread was running with.
+    #[cfg(target_arch = "x86_64")]
+    fn read() -> u64 {
+        let mut mxcsr = 0u32;
+        // SAFETY: stmxcsr stores four bytes at the address given.
+        unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &mut mxcsr, options(nostack, preserves_flags)) };
+        mxcsr.into()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn write(control: u64) {
+        let mxcsr = control as u32;
+        // SAFETY: only the denormal bits differ from a value the thread was running with.
         unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &mxcsr, options(nostack, preserves_flags)) };
     }
+
+    #[cfg(target_arch = "aarch64")]
+    fn read() -> u64 {
+        let fpcr;
+        // SAFETY: reading the control register has no effect.
+        unsafe { std::arch::asm!("mrs {}, fpcr", out(reg) fpcr, options(nostack, nomem, preserves_flags)) };
+        fpcr
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn write(control: u64) {
+        // SAFETY: only the denormal bit differs from a value the thread was running with.
+        unsafe { std::arch::asm!("msr fpcr, {}", in(reg) control, options(nostack, preserves_flags)) };
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn read() -> u64 {
+        0
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn write(_: u64) {}
 }
 
-#[cfg(target_arch = "x86_64")]
 impl Drop for FlushDenormals {
     fn drop(&mut self) {
-        Self::load(self.saved);
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-impl FlushDenormals {
-    fn new() -> Self {
-        Self {}
+        Self::write(self.saved);
     }
 }
 
@@ -345,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn denormals_flush_inside_and_not_outside() {
         let halve = || black_box(black_box(f32::MIN_POSITIVE) * black_box(0.5));
         let nonzero = AtomicUsize::new(0);

@@ -31,7 +31,7 @@ fn to_bf16(values: &[f32]) -> Vec<bf16> {
 
 /// Rows of `columns` values `stride` apart, NaN between them.
 fn spread(values: &[f32], columns: usize, stride: usize) -> Vec<f32> {
-    let mut out = vec![f32::NAN; if columns == 0 { 0 } else { values.len() / columns * stride }];
+    let mut out = vec![f32::NAN; values.len() / columns.max(1) * stride];
     for (row, values) in values.chunks_exact(columns.max(1)).enumerate() {
         out[row * stride..][..columns].copy_from_slice(values);
     }
@@ -102,11 +102,10 @@ proptest! {
 fn gemm_called_wrongly() {
     let weights = pack(&[1.0; 6], 2, 3, 3, 0);
     let (a, mut out) = ([1.0f32; 6], [5.0f32; 4]);
-    let mut call =
-        |a: *const f32, m, a_stride, w: *const PackedWeights, e: *const SangoEpilogue, out: *mut f32, ldo| {
-            // SAFETY: pointers are null or valid for every shape that passes the checks.
-            unsafe { sango_gemm_f32(a, m, a_stride, w, e, out, ldo) }
-        };
+    let call = |a: *const f32, m, a_stride, w: *const PackedWeights, e: *const SangoEpilogue, out: *mut f32, ldo| {
+        // SAFETY: pointers are null or valid for every shape that passes the checks.
+        unsafe { sango_gemm_f32(a, m, a_stride, w, e, out, ldo) }
+    };
     let (a, o, w) = (a.as_ptr(), out.as_mut_ptr(), weights.0.cast_const());
     assert_eq!(call(null(), 2, 3, w, null(), o, 2), NULL_POINTER);
     assert!(last_error().starts_with("a "), "{}", last_error());
@@ -130,7 +129,7 @@ fn packing_called_wrongly() {
     let w = [1.0f32; 6];
     // SAFETY: pointers are null or valid for every shape that passes the checks.
     unsafe {
-        let mut call = |w, n, k, stride, precision, gated, weights| {
+        let call = |w, n, k, stride, precision, gated, weights| {
             sango_weights_pack_f32(w, n, k, stride, precision, gated, weights)
         };
         assert_eq!(call(w.as_ptr(), 2, 3, 3, 0, false, null_mut()), NULL_POINTER);

@@ -19,6 +19,8 @@ use super::{PANEL, PackedWeights, Precision, row_format, scalar};
 use super::{amx, avx2, avx512};
 
 /// What a micro-kernel multiplies: some rows of A by one block of a panel.
+// Only the x86-64 kernels need all of it.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) struct Tile<'a> {
     /// Row pointers, `[tap][row]` with `row_stride` entries per tap.
     pub rows: *const *const u8,
