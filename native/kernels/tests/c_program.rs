@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sango_kernels::Isa;
+
 /// Where cargo left the static library that this test program was built beside.
 fn static_library() -> PathBuf {
     let program = std::env::current_exe().expect("the test program has a path");
@@ -30,9 +32,12 @@ fn a_c_program_uses_the_library() {
         .unwrap_or_else(|error| panic!("the C compiler {compiler} does not start: {error}"));
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
 
-    for isa in ["", "scalar"] {
-        let run = Command::new(&program).env("SANGO_ISA", isa).output().expect("the program starts");
-        let said = String::from_utf8_lossy(&run.stdout);
-        assert!(run.status.success() && said == "ok\n", "SANGO_ISA={isa}: {said}");
+    let best = Isa::best().name();
+    let unknown = "instruction set sse9 is not available here";
+    for (forced, used, complaint) in [("", best, ""), ("scalar", "scalar", ""), ("sse9", best, unknown)] {
+        let run = Command::new(&program).env("SANGO_ISA", forced).output().expect("the program starts");
+        let (said, complained) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+        assert!(run.status.success() && said == format!("ok {used}\n"), "SANGO_ISA={forced}: {said}");
+        assert!(complained.contains(complaint) && complained.is_empty() == complaint.is_empty(), "{complained}");
     }
 }

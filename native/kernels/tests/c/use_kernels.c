@@ -1,4 +1,4 @@
-/* Calls the library the way a C programmer would. Prints what failed and exits with 1, or prints "ok". */
+/* Calls the library the way a C programmer would. Prints what failed and exits with 1, or prints "ok" and the instruction set. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,6 +110,6 @@ int main(void) {
   gemm();
   convolution();
   attention_and_norms();
-  if (failures == 0) printf("ok\n");
+  if (failures == 0) printf("ok %s\n", sango_isa());
   return failures != 0;
 }
