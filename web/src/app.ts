@@ -12,6 +12,8 @@ import { mergeJobs, withJobInHistory, type Store } from "./store";
 
 /** How many older jobs are fetched at a time, and how many a welcome brings. */
 const PAGE = 20;
+/** How many waiting jobs are looked through for the place in the line. */
+const LINE = 200;
 
 /** The page without its looks. */
 export class App {
@@ -19,6 +21,7 @@ export class App {
   readonly #socket: Socket;
   readonly #studio: Studio;
   #feed: JobFeed | null = null;
+  #asking = false;
   /** What this page sent, by job: the only place that still has the starting pictures. */
   readonly #sent = new Map<string, JobRequest>();
 
@@ -34,7 +37,11 @@ export class App {
           older: known ? store.state.older : jobs.length >= PAGE,
         });
       },
-      onJob: (job) => this.#onJob(job),
+      onJob: (job) => {
+        const known = store.state.jobs.find(({ id }) => id === job.id);
+        this.#onJob(job);
+        if (known?.state !== job.state) void this.#askForPosition();
+      },
       onProblem: (error) => this.#report(error),
     });
   }
@@ -96,7 +103,7 @@ export class App {
     const oldest = this.#store.state.jobs.at(-1);
     if (!oldest) return;
     try {
-      const { jobs, next } = await this.#studio.older(oldest.id, PAGE);
+      const { jobs, next } = await this.#studio.list({ before: oldest.id, limit: PAGE });
       this.#store.set({ jobs: mergeJobs(this.#store.state.jobs, jobs), older: next !== null });
     } catch (error) {
       this.#report(error);
@@ -139,6 +146,21 @@ export class App {
     const next = withEvent(run, event, Date.now());
     this.#store.set({ run: next, jobs: withJobInHistory(jobs, next.job) });
     this.#closeWhenComplete();
+  }
+
+  /** A place in the line is told once, and changes when others leave the line: the job on the stage asks anew then. */
+  async #askForPosition(): Promise<void> {
+    const waits = () => (this.#store.state.run?.job.position ?? 0) > 1;
+    if (this.#asking || !waits()) return;
+    this.#asking = true;
+    try {
+      const { jobs } = await this.#studio.list({ state: "queued", limit: LINE });
+      for (const job of jobs) this.#onJob(job);
+    } catch {
+      // The next change of the line asks again; meanwhile the page shows the last place it knows.
+    } finally {
+      this.#asking = false;
+    }
   }
 
   #closeWhenComplete(): void {

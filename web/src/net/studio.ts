@@ -2,7 +2,7 @@
 
 import type { Channel, Socket } from "phoenix";
 import { decodeJob, decodeJobs, decodeModels } from "../protocol/decode";
-import type { Job, JobRequest, Model } from "../protocol/types";
+import type { Job, JobRequest, JobState, Model } from "../protocol/types";
 import { ask, NoAnswer, Refused, REPLY_MS } from "./channel";
 
 /** What the topic tells without being asked. */
@@ -77,8 +77,8 @@ export class Studio {
       );
   }
 
-  /** The jobs older than `before`, newest first, and whether there are older ones still. */
-  async older(before: string, limit: number): Promise<{ jobs: Job[]; next: string | null }> {
-    return decodeJobs(await ask(this.#channel, "list", { before, limit }));
+  /** Jobs, newest first, and whether there are older ones still: those older than `before`, or those in `state`. */
+  async list(query: { limit: number; before?: string; state?: JobState }): Promise<{ jobs: Job[]; next: string | null }> {
+    return decodeJobs(await ask(this.#channel, "list", query));
   }
 }
