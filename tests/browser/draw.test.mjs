@@ -32,7 +32,8 @@ test("the page names every control, and offers the server's models", async () =>
   );
   assert.deepEqual(nameless, []);
   const { models } = await sango.api("v1/models");
-  const offered = await page.locator("#model option").allInnerTexts();
+  await page.locator("#model option").first().waitFor({ state: "attached" });
+  const offered = await page.locator("#model option").allTextContents();
   assert.deepEqual(offered.sort(), models.map((model) => model.name).sort());
 });
 
@@ -116,7 +117,7 @@ test("the same seed draws the same bytes, in an instant", async () => {
   const other = await studio.draw();
   await studio.state("finished");
   assert.ok((await bytes(one)).equals(await bytes(other)));
-  await page.getByText("this was drawn before").waitFor();
+  await studio.says("Finished at once: this was drawn before");
 });
 
 test("a picture can be started from, whole or in the painted part", async () => {

@@ -62,9 +62,9 @@ test("a job that waits says how many are ahead, moves up, and can be cancelled t
   await studio.write("a large yellow square on a blue background", { Steps: "3" });
   const id = await studio.draw();
   // The first of the three is being drawn already, so it is not in the line.
-  await page.getByText("Waiting: 2 jobs are ahead", { exact: true }).waitFor();
+  await studio.says("Waiting: 2 jobs are ahead");
   await sango.api(`v1/jobs/${ahead[1].id}`, { method: "DELETE" });
-  await page.getByText("Waiting: 1 job is ahead", { exact: true }).waitFor();
+  await studio.says("Waiting: 1 job is ahead");
   await page.getByRole("button", { name: "Cancel" }).click();
   await studio.state("cancelled");
   assert.equal((await sango.api(`v1/jobs/${id}`)).state, "cancelled");
@@ -107,7 +107,7 @@ test("a server that crashes and comes back draws the job again by itself", async
   assert.equal(await studio.shownJob(), id);
   const { steps } = (await sango.api(`v1/jobs/${id}`)).request.options;
   assert.equal((await studio.frames()).at(-1), steps);
-  assert.equal((await studio.headline()).startsWith("Finished"), true);
+  await studio.says("Finished");
 });
 
 test("the page had nothing to complain about", () => {
