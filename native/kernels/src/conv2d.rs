@@ -4,8 +4,9 @@
 use crate::error::{elements, expect_len};
 use crate::gemm::driver::{self, Output};
 use crate::gemm::{Element, Finish, Layout, Matrix, PackedWeights, Precision, RowFormat, rows};
+use crate::memory::AlignedBytes;
 use crate::pool::parallel_for;
-use crate::scratch::{self, AlignedBytes, Shared};
+use crate::scratch::{self, Shared};
 use crate::simd;
 use crate::winograd::{self, Image};
 use crate::{Epilogue, Isa, KernelError, depthwise};

@@ -26,6 +26,7 @@ mod error;
 pub mod ffi;
 mod gemm;
 mod isa;
+mod memory;
 mod norm;
 pub mod pool;
 mod scratch;

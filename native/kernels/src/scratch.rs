@@ -1,12 +1,10 @@
-//! Cache-line aligned memory: packed weights own it, kernels borrow it from a per-thread store.
+//! Scratch memory that kernels borrow from a per-thread store, and pointers that tasks share.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::RefCell;
-use std::ptr::NonNull;
 
 use crate::KernelError;
+use crate::memory::AlignedBytes;
 
-const ALIGN: usize = 64;
 /// A thread keeps at most this much scratch between calls; the largest decoder convolution in bf16 needs 48 MiB.
 const KEEP: usize = 64 << 20;
 
@@ -30,46 +28,6 @@ impl<T> Shared<T> {
     }
 }
 
-/// Zeroed bytes on a 64-byte boundary.
-#[derive(Debug)]
-pub(crate) struct AlignedBytes {
-    ptr: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the buffer is plain memory with one owner.
-unsafe impl Send for AlignedBytes {}
-// SAFETY: shared access only reads.
-unsafe impl Sync for AlignedBytes {}
-
-impl AlignedBytes {
-    pub(crate) fn zeroed(len: usize) -> Result<Self, KernelError> {
-        let layout = Layout::from_size_align(len.max(ALIGN), ALIGN).map_err(|_| KernelError::OutOfMemory(len))?;
-        // SAFETY: the layout has a non-zero size.
-        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(KernelError::OutOfMemory(len))?;
-        Ok(Self { ptr, len })
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(crate) fn as_ptr<T>(&self) -> *const T {
-        self.ptr.as_ptr().cast()
-    }
-
-    pub(crate) fn as_mut_ptr<T>(&mut self) -> *mut T {
-        self.ptr.as_ptr().cast()
-    }
-}
-
-impl Drop for AlignedBytes {
-    fn drop(&mut self) {
-        // SAFETY: the same layout as in `zeroed`, which succeeded for this length.
-        unsafe { dealloc(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.len.max(ALIGN), ALIGN)) }
-    }
-}
-
 thread_local! {
     static STORE: RefCell<Vec<AlignedBytes>> = const { RefCell::new(Vec::new()) };
 }
@@ -83,14 +41,14 @@ pub(crate) fn with<R>(len: usize, f: impl FnOnce(*mut u8) -> R) -> Result<R, Ker
     });
     let mut buffer = match kept {
         Some(buffer) => buffer,
-        None => AlignedBytes::zeroed(len.next_multiple_of(4096))?,
+        None => AlignedBytes::zeroed(len.checked_next_multiple_of(4096).ok_or(KernelError::OutOfMemory(len))?)?,
     };
     let result = f(buffer.as_mut_ptr());
     STORE.with_borrow_mut(|store| {
         store.push(buffer);
         while store.iter().map(AlignedBytes::len).sum::<usize>() > KEEP {
-            let smallest = (0..store.len()).min_by_key(|&i| store[i].len()).expect("the store is not empty");
-            store.swap_remove(smallest);
+            let largest = (0..store.len()).max_by_key(|&i| store[i].len()).expect("the store is not empty");
+            store.swap_remove(largest);
         }
     });
     Ok(result)
@@ -104,12 +62,12 @@ mod tests {
     fn nested_scratch_is_aligned_and_distinct() {
         with(100, |a| {
             with(100, |b| {
-                assert_eq!((a as usize % ALIGN, b as usize % ALIGN), (0, 0));
+                assert_eq!((a as usize % 64, b as usize % 64), (0, 0));
                 assert_ne!(a, b);
             })
             .unwrap();
         })
         .unwrap();
-        assert!(matches!(AlignedBytes::zeroed(usize::MAX), Err(KernelError::OutOfMemory(_))));
+        assert!(matches!(with(usize::MAX, |_| ()), Err(KernelError::OutOfMemory(_))));
     }
 }

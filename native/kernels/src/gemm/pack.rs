@@ -8,8 +8,9 @@
 use half::bf16;
 
 use crate::error::{elements, expect_len};
+use crate::memory::AlignedBytes;
 use crate::pool::parallel_for;
-use crate::scratch::{AlignedBytes, Shared};
+use crate::scratch::Shared;
 use crate::{Isa, KernelError};
 
 /// Columns in a panel.
