@@ -1,9 +1,12 @@
 //! Scaled dot-product attention with grouped queries: `softmax(scale · q kᵀ + mask) v`.
 
-use crate::KernelError;
+mod blocked;
+mod scalar;
+mod transpose;
+
 use crate::error::elements;
-use crate::pool::parallel_for;
 use crate::scratch::Shared;
+use crate::{Isa, KernelError};
 
 /// The largest head size.
 pub const MAX_HEAD_DIM: usize = 256;
@@ -20,6 +23,11 @@ pub struct Strides {
 }
 
 impl Strides {
+    /// Where a row starts.
+    fn at(&self, batch: usize, head: usize, position: usize) -> usize {
+        batch * self.batch + head * self.head + position * self.position
+    }
+
     /// `[batch, heads, positions, head_dim]`, as PyTorch's `scaled_dot_product_attention` takes it.
     pub fn heads_first(heads: usize, positions: usize, head_dim: usize) -> Self {
         Self { batch: heads * positions * head_dim, head: positions * head_dim, position: head_dim }
@@ -105,44 +113,29 @@ pub fn attention(
         reach("mask", mask.len(), strides, (batch, heads, q_len, kv_len))?;
     }
 
-    let out = Shared::new(out.as_mut_ptr());
-    parallel_for(batch * heads * q_len, &|task| {
-        let (b, h, i) = (task / (heads * q_len), task / q_len % heads, task % q_len);
-        let kv_head = h / (heads / kv_heads);
-        let at = |s: Strides, head: usize, position: usize| b * s.batch + head * s.head + position * s.position;
-        let query = &q[at(shape.q, h, i)..][..head_dim];
-        let mut scores: Vec<f32> = (0..kv_len)
-            .map(|j| {
-                let key = &k[at(shape.k, kv_head, j)..][..head_dim];
-                let score = scale * query.iter().zip(key).map(|(q, k)| q * k).sum::<f32>();
-                match mask {
-                    AttentionMask::None => score,
-                    AttentionMask::Causal if j > i + kv_len - q_len => f32::NEG_INFINITY,
-                    AttentionMask::Causal => score,
-                    AttentionMask::Additive { mask, strides } => score + mask[at(strides, h, i) + j],
-                }
-            })
-            .collect();
-        softmax(&mut scores);
-        let mut sums = [0.0f32; MAX_HEAD_DIM];
-        for (j, &weight) in scores.iter().enumerate() {
-            let value = &v[at(shape.v, kv_head, j)..][..head_dim];
-            sums.iter_mut().zip(value).for_each(|(sum, v)| *sum += weight * v);
+    if batch * heads * q_len * head_dim == 0 {
+        return Ok(());
+    }
+    let call = Call { q, k, v, shape: *shape, scale, mask, out: Shared::new(out.as_mut_ptr()) };
+    // SAFETY: every slice reaches far enough.
+    unsafe {
+        match Isa::active() {
+            Isa::Scalar => scalar::run(&call),
+            isa => blocked::run(&call, isa)?,
         }
-        // SAFETY: the row was checked to lie in the output.
-        unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), out.add(at(shape.out, h, i)), head_dim) };
-    });
+    }
     Ok(())
 }
 
-fn softmax(scores: &mut [f32]) {
-    // `max` ignores NaN, so it has to be carried through the sum.
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let max = if max == f32::NEG_INFINITY { 0.0 } else { max };
-    scores.iter_mut().for_each(|s| *s = (*s - max).exp());
-    let sum: f32 = scores.iter().sum();
-    let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-    scores.iter_mut().for_each(|s| *s *= inverse);
+/// A call whose slices were checked against its shape. Where the output's strides overlap, rows hold either value.
+struct Call<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    shape: AttentionShape,
+    scale: f32,
+    mask: AttentionMask<'a>,
+    out: Shared<f32>,
 }
 
 /// Checks that the last element that shape and strides reach lies in the slice.
