@@ -13,6 +13,9 @@ use crate::pool::parallel_for;
 use crate::scratch::Shared;
 use crate::{Isa, KernelError};
 
+/// Channels that are packed for one column after the other, so that the lines the columns share are still in L1.
+const BLOCK: usize = 64;
+
 /// Columns in a panel.
 pub(crate) const PANEL: usize = 32;
 
@@ -55,7 +58,11 @@ impl Element for f32 {
         self
     }
     fn bf16(self) -> bf16 {
-        bf16::from_f32(self)
+        // To nearest even. Unlike `bf16::from_f32` without a branch, so that a loop over it becomes vector code.
+        let bits = self.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+        let quiet = bits | 0x0040_0000;
+        bf16::from_bits((if self.is_nan() { quiet } else { rounded } >> 16) as u16)
     }
 }
 
@@ -148,11 +155,9 @@ impl PackedWeights {
     /// # Safety
     /// As [`Self::pack`]; `dst` has [`Self::panel_bytes`] zeroed bytes.
     unsafe fn pack_panel<T: Element>(&self, w: *const T, layout: Layout, panel: usize, dst: *mut u8) {
-        // A few channels of every column at a time, so that the lines they share are still in L1.
-        const CHANNELS: usize = 64;
         for tap in 0..self.taps {
-            for first in (0..self.channels).step_by(CHANNELS) {
-                let channels = first..(first + CHANNELS).min(self.channels);
+            for first in (0..self.channels).step_by(BLOCK) {
+                let channels = first..(first + BLOCK).min(self.channels);
                 for column in 0..PANEL {
                     let Some(row) = self.source_row(panel, column) else { continue };
                     // SAFETY: row, tap and channels exist in the source; the destination index stays in the panel.
@@ -166,7 +171,7 @@ impl PackedWeights {
         }
     }
 
-    /// Some channels of one column of one tap.
+    /// At most [`BLOCK`] channels of one column of one tap, from an even channel on.
     ///
     /// # Safety
     /// The channels exist in the source; `dst` has [`Self::tap_bytes`].
@@ -187,8 +192,21 @@ impl PackedWeights {
                     channels.for_each(|c| *dst.add(c * PANEL) = (*src.add(c * stride)).f32());
                 }
                 Precision::Bf16 => {
-                    let dst = dst.cast::<bf16>().add(column * 2);
-                    channels.for_each(|c| *dst.add((c / 2) * 2 * PANEL + c % 2) = (*src.add(c * stride)).bf16());
+                    let mut rounded = [bf16::ZERO; BLOCK];
+                    let src = src.add(channels.start * stride);
+                    if stride == 1 {
+                        for (i, rounded) in rounded[..channels.len()].iter_mut().enumerate() {
+                            *rounded = (*src.add(i)).bf16();
+                        }
+                    } else {
+                        for (i, rounded) in rounded[..channels.len()].iter_mut().enumerate() {
+                            *rounded = (*src.add(i * stride)).bf16();
+                        }
+                    }
+                    let dst = dst.cast::<[bf16; 2]>().add(channels.start / 2 * PANEL + column);
+                    for (i, pair) in rounded[..channels.len().next_multiple_of(2)].chunks_exact(2).enumerate() {
+                        *dst.add(i * PANEL) = [pair[0], pair[1]];
+                    }
                 }
             }
         }
@@ -306,6 +324,17 @@ mod tests {
         let at = |c: usize, column: usize| panel[(c / 2) * 64 + column * 2 + c % 2].to_f32();
         assert_eq!((at(0, 0), at(1, 0), at(2, 0), at(3, 0)), (48.0, 49.0, 50.0, 0.0));
         assert_eq!((at(0, 16), at(0, 1), at(0, 17)), (99.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn rounding_is_that_of_half() {
+        for high in 0..=u32::from(u16::MAX) {
+            for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let value = f32::from_bits(high << 16 | low);
+                let (ours, theirs) = (Element::bf16(value), bf16::from_f32(value));
+                assert!(ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(), "{value} {ours}");
+            }
+        }
     }
 
     #[test]
