@@ -1,5 +1,8 @@
 //! The side of a job that does the work: what a runner is given and what it gives back.
 
+mod model_runner;
+mod registry;
+
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +11,8 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::{Job, JobError, JobRequest, Progress};
+
+pub use model_runner::ModelRunner;
 
 /// Does the work of jobs. One runner serves every worker thread of an engine.
 pub trait Runner: Send + Sync + 'static {

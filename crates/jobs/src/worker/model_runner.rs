@@ -1,0 +1,275 @@
+//! The runner that draws: `image` jobs through `sango-models`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sango_media::{
+    Filter, Limits, Rgb, RgbImage, encode_png, fit_within, load_image_bytes, load_mask_bytes, preview_png,
+};
+use sango_models::amused::{AmusedPipeline, AmusedRequest, StepEvent};
+use sango_models::{LoadOptions, ModelError};
+use sango_tensor::Tensor;
+
+use super::registry::{Entry, ModelFile, scan};
+use super::{ModelInfo, Output, Prepared, RunContext, Runner};
+use crate::{ErrorKind, ImageOptions, Job, JobError, JobKind, JobRequest};
+
+/// No side of a preview is longer.
+const PREVIEW_SIDE: u32 = 128;
+/// A preview decodes a whole picture. They may take this share of the time that the steps take.
+const PREVIEW_SHARE: f64 = 0.3;
+
+/// Runs `image` jobs (text-to-image, image-to-image, inpainting) with the models of a folder. A model is loaded when it
+/// is first needed and kept.
+pub struct ModelRunner {
+    root: PathBuf,
+    options: LoadOptions,
+    /// By folder. Loading holds the model's own lock, not this one.
+    loaded: Mutex<HashMap<PathBuf, Slot>>,
+    hashes: Mutex<HashMap<PathBuf, (Vec<ModelFile>, String)>>,
+}
+
+type Slot = Arc<Mutex<Option<Loaded>>>;
+
+struct Loaded {
+    /// Of the files it was read from: a model that changed on disk is read again.
+    files: Vec<ModelFile>,
+    pipeline: Arc<AmusedPipeline>,
+}
+
+impl ModelRunner {
+    /// A runner for the models in `root`, or `root` itself if that is one.
+    pub fn new(root: impl Into<PathBuf>, options: LoadOptions) -> Self {
+        Self { root: root.into(), options, loaded: Mutex::default(), hashes: Mutex::default() }
+    }
+
+    /// Computes the content hash of every model, so that the first job need not wait for it.
+    ///
+    /// # Errors
+    /// When the models folder, or a file in it, cannot be read.
+    pub fn warm(&self) -> Result<(), JobError> {
+        scan(&self.root)?.iter().try_for_each(|entry| self.hash(entry).map(drop))
+    }
+
+    fn find(&self, wanted: Option<&str>) -> Result<Entry, JobError> {
+        let mut models = scan(&self.root)?;
+        let Some(wanted) = wanted else {
+            let message =
+                format!("there is no model in {}: put one there, or name another folder", self.root.display());
+            return if models.is_empty() {
+                Err(JobError::new(ErrorKind::NoModel, message))
+            } else {
+                Ok(models.swap_remove(0))
+            };
+        };
+        // A full name before a part of another's.
+        let exact = models.iter().position(|entry| entry.name == wanted);
+        match exact.or_else(|| models.iter().position(|entry| entry.answers_to(wanted))) {
+            Some(index) => Ok(models.swap_remove(index)),
+            None => {
+                let names = models.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>().join(", ");
+                Err(JobError::new(ErrorKind::UnknownModel, format!("there is no model `{wanted}`; there are: {names}")))
+            }
+        }
+    }
+
+    fn hash(&self, entry: &Entry) -> Result<String, JobError> {
+        if let Some((files, hash)) = lock(&self.hashes).get(&entry.dir)
+            && *files == entry.files
+        {
+            return Ok(hash.clone());
+        }
+        let hash = entry.content_hash()?;
+        lock(&self.hashes).insert(entry.dir.clone(), (entry.files.clone(), hash.clone()));
+        Ok(hash)
+    }
+
+    fn pipeline(&self, entry: &Entry) -> Result<Arc<AmusedPipeline>, JobError> {
+        let slot = Arc::clone(lock(&self.loaded).entry(entry.dir.clone()).or_default());
+        let mut slot = lock(&slot);
+        if let Some(loaded) = slot.as_ref().filter(|loaded| loaded.files == entry.files) {
+            return Ok(Arc::clone(&loaded.pipeline));
+        }
+        // The old weights go before the new ones come.
+        *slot = None;
+        let began = Instant::now();
+        let pipeline = Arc::new(AmusedPipeline::load(&entry.dir, &self.options).map_err(model_error)?);
+        tracing::info!("loaded {} in {:.1} s", entry.name, began.elapsed().as_secs_f64());
+        *slot = Some(Loaded { files: entry.files.clone(), pipeline: Arc::clone(&pipeline) });
+        Ok(pipeline)
+    }
+
+    fn is_loaded(&self, entry: &Entry) -> bool {
+        let slot = lock(&self.loaded).get(&entry.dir).cloned();
+        // A slot that is locked is being loaded.
+        slot.is_some_and(|slot| slot.try_lock().is_ok_and(|slot| slot.is_some()))
+    }
+}
+
+impl Runner for ModelRunner {
+    fn prepare(&self, mut request: JobRequest) -> Result<Prepared, JobError> {
+        let entry = self.find(request.model.as_deref())?;
+        let model_hash = self.hash(&entry)?;
+        let side = entry.side;
+        let (width, height) = match &request.image {
+            Some(image) => fit_within(image.width, image.height, side),
+            None => (side, side),
+        };
+        let multiple = entry.multiple_of;
+        let rounded = |length: u32| (length - length % multiple).max(multiple);
+        let options = &mut request.options;
+        options.width.get_or_insert(rounded(width));
+        options.height.get_or_insert(rounded(height));
+        options.negative_prompt.get_or_insert_default();
+        options.guidance_scale.get_or_insert(entry.guidance_scale);
+        let steps = *options.steps.get_or_insert(entry.steps);
+        if request.image.is_some() {
+            let strength = *options.strength.get_or_insert(if request.mask.is_some() { 1.0 } else { 0.5 });
+            if (f64::from(steps) * strength) as u32 == 0 {
+                let message =
+                    format!("`options.strength` {strength} leaves none of {steps} steps: raise it or the steps");
+                return Err(JobError::new(ErrorKind::InvalidOption, message));
+            }
+        }
+        check_side("width", options.width, &entry)?;
+        check_side("height", options.height, &entry)?;
+        request.model = Some(entry.name);
+        // bf16 and f32 draw slightly different pictures.
+        Ok(Prepared { request, model_hash: format!("{model_hash}-{:?}", self.options.dtype) })
+    }
+
+    fn run(&self, job: &Job, context: &RunContext) -> Result<Output, JobError> {
+        let entry = self.find(job.request.model.as_deref())?;
+        let pipeline = self.pipeline(&entry)?;
+        let request = amused_request(job)?;
+        context.begin();
+        let (began, mut spent) = (Instant::now(), Duration::ZERO);
+        let made = pipeline.generate(&request, &mut |event: &StepEvent<'_>| {
+            if context.is_cancelled() {
+                return ControlFlow::Break(());
+            }
+            let before = Instant::now();
+            let stepping = began.elapsed().saturating_sub(spent).as_secs_f64();
+            // The result follows the last step at once.
+            let wanted = event.step < event.total && spent.as_secs_f64() <= stepping * PREVIEW_SHARE;
+            let preview = wanted.then(|| preview(event)).flatten();
+            spent += before.elapsed();
+            context.progress(event.step as u32, event.total as u32, preview.as_deref())
+        });
+        let picture = pixels(&made.map_err(model_error)?.images)?;
+        let options = serde_json::json!(job.request.options).to_string();
+        let metadata = [("Software", "Sango"), ("prompt", job.request.prompt.as_str()), ("options", options.as_str())];
+        Ok(Output { content_type: "image/png".into(), bytes: encode_png(&picture, &metadata)? })
+    }
+
+    fn models(&self) -> Result<Vec<ModelInfo>, JobError> {
+        let models = scan(&self.root)?;
+        let info = |(index, entry): (usize, Entry)| ModelInfo {
+            kind: entry.kind.to_string(),
+            tasks: vec![JobKind::Image],
+            default: index == 0,
+            loaded: self.is_loaded(&entry),
+            width: entry.side,
+            height: entry.side,
+            multiple_of: entry.multiple_of,
+            steps: entry.steps,
+            guidance_scale: entry.guidance_scale,
+            bytes: entry.bytes(),
+            name: entry.name,
+        };
+        Ok(models.into_iter().enumerate().map(info).collect())
+    }
+}
+
+fn check_side(field: &str, length: Option<u32>, entry: &Entry) -> Result<(), JobError> {
+    let (length, multiple, largest) = (length.unwrap_or(entry.side), entry.multiple_of, entry.largest);
+    if length >= multiple && length <= largest && length.is_multiple_of(multiple) {
+        return Ok(());
+    }
+    let near = (length - length % multiple).clamp(multiple, largest);
+    let message = format!(
+        "`options.{field}` is {length}: it must be a multiple of {multiple} up to {largest}, for example {near}"
+    );
+    Err(JobError::new(ErrorKind::InvalidOption, message))
+}
+
+fn amused_request(job: &Job) -> Result<AmusedRequest, JobError> {
+    let JobRequest { prompt, options, .. } = &job.request;
+    let ImageOptions { negative_prompt, steps, guidance_scale, seed, width, height, temperature, strength } = options;
+    let mut request = AmusedRequest::new(prompt.as_str());
+    request.negative_prompt = negative_prompt.as_deref().unwrap_or("").into();
+    request.steps = steps.map(|steps| steps as usize);
+    request.guidance_scale = guidance_scale.map(|scale| scale as f32);
+    request.seed = seed.unwrap_or(0);
+    request.width = width.map(|width| width as usize);
+    request.height = height.map(|height| height as usize);
+    request.temperature = temperature.map(|[start, end]| (start as f32, end as f32));
+    request.strength = strength.map(|strength| strength as f32);
+    // The engine has checked the uploads against its own limits.
+    let limits = Limits { max_bytes: u64::MAX, max_pixels: u64::MAX >> 8 };
+    let (width, height) = (width.unwrap_or(0), height.unwrap_or(0));
+    if let Some(path) = &job.image {
+        let picture = load_image_bytes(&upload(path)?, &limits)?;
+        let picture = sango_media::resize(&picture, width, height, Filter::Lanczos);
+        request.image = Some(planes(picture.as_raw(), 3, (width, height))?);
+    }
+    if let Some(path) = &job.mask {
+        let mask = load_mask_bytes(&upload(path)?, &limits)?;
+        let mask = sango_media::resize_mask(&mask, width, height, Filter::Nearest);
+        request.mask = Some(planes(mask.as_raw(), 1, (width, height))?);
+    }
+    Ok(request)
+}
+
+fn upload(path: &Path) -> Result<Vec<u8>, JobError> {
+    fs::read(path).map_err(|error| JobError::new(ErrorKind::Storage, format!("an upload is gone: {error}")))
+}
+
+/// Interleaved bytes to `[1, channels, H, W]` in 0..1.
+fn planes(bytes: &[u8], channels: usize, (width, height): (u32, u32)) -> Result<Tensor, JobError> {
+    let plane = |channel| bytes.iter().skip(channel).step_by(channels).map(|&byte| f32::from(byte) / 255.0);
+    let values = (0..channels).flat_map(plane).collect();
+    Tensor::from_vec(values, &[1, channels, height as usize, width as usize]).map_err(tensor_error)
+}
+
+/// The first picture of `[B, 3, H, W]` in 0..1.
+fn pixels(images: &Tensor) -> Result<RgbImage, JobError> {
+    let &[_, 3, height, width] = images.shape() else {
+        let message = format!("the model gave pictures of shape {:?}", images.shape());
+        return Err(JobError::new(ErrorKind::Internal, message));
+    };
+    let values = images.as_f32().map_err(tensor_error)?;
+    Ok(RgbImage::from_fn(width as u32, height as u32, |x, y| {
+        let at = y as usize * width + x as usize;
+        Rgb([0, 1, 2].map(|channel| (values[channel * height * width + at] * 255.0).round() as u8))
+    }))
+}
+
+fn preview(event: &StepEvent<'_>) -> Option<Vec<u8>> {
+    let drawn =
+        event.preview().map_err(model_error).and_then(|images| Ok(preview_png(&pixels(&images)?, PREVIEW_SIDE)?));
+    // The picture matters more than the news of it.
+    drawn.inspect_err(|error| tracing::warn!("no preview: {error}")).ok()
+}
+
+fn tensor_error(error: sango_tensor::TensorError) -> JobError {
+    JobError::new(ErrorKind::Internal, error.to_string())
+}
+
+fn model_error(error: ModelError) -> JobError {
+    let kind = match &error {
+        ModelError::Request { .. } => ErrorKind::InvalidOption,
+        ModelError::Cancelled => ErrorKind::Cancelled,
+        _ => ErrorKind::ModelBroken,
+    };
+    JobError::new(kind, error.to_string())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in there is replaced as a whole, so a panic elsewhere leaves it true.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
