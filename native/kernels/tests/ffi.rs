@@ -146,42 +146,60 @@ fn packing_called_wrongly() {
     }
 }
 
+/// Gaps between pixels are skipped and kept, and both entry points compute the same: on a small image, and on one that is
+/// large enough for Winograd's algorithm.
 #[test]
-fn convolution_with_strides_in_both_types_and_called_wrongly() {
-    let (h, w, c_in, c_out) = (5, 6, 3, 4);
+fn convolution_with_strides_in_both_types() {
     let exact = |v: Vec<f32>| -> Vec<f32> { v.into_iter().map(|v| bf16::from_f32(v).to_f32()).collect() };
-    let (x, kernel) = (exact(noise(h * w * c_in, 1)), exact(noise(c_out * c_in * 9, 2)));
+    for (h, w, c_in, c_out, upsample) in [(5, 6, 3, 4, 1), (57, 60, 33, 35, 1), (29, 30, 32, 40, 2)] {
+        let (x, kernel) = (exact(noise(h * w * c_in, 1)), exact(noise(c_out * c_in * 9, 2)));
+        let pixels = h * w * upsample * upsample;
+        let mut packed: *mut PackedConv2d = null_mut();
+        let mut shape =
+            SangoConv2dShape { n: 1, h, w, stride: 1, pad: [1; 4], upsample, x_stride: c_in, out_stride: c_out };
+        // SAFETY: shapes and strides are those of the buffers.
+        unsafe {
+            assert_eq!(sango_conv2d_weights_pack_f32(kernel.as_ptr(), c_out, c_in, 3, 3, 1, 0, &mut packed), 0);
+            let mut plain = vec![0.0f32; pixels * c_out];
+            assert_eq!(sango_conv2d_f32(x.as_ptr(), &shape, packed, null(), plain.as_mut_ptr()), 0);
+
+            (shape.x_stride, shape.out_stride) = (c_in + 2, c_out + 1);
+            let wide = spread(&x, c_in, shape.x_stride);
+            let mut out = vec![7.0f32; pixels * shape.out_stride];
+            assert_eq!(sango_conv2d_f32(wide.as_ptr(), &shape, packed, null(), out.as_mut_ptr()), 0);
+            let mut narrow = vec![bf16::from_f32(7.0); out.len()];
+            assert_eq!(sango_conv2d_bf16(to_bf16(&wide).as_ptr(), &shape, packed, null(), narrow.as_mut_ptr()), 0);
+            for (i, value) in out.iter().enumerate() {
+                let (pixel, c) = (i / shape.out_stride, i % shape.out_stride);
+                let want = if c < c_out { plain[pixel * c_out + c] } else { 7.0 };
+                assert_eq!(*value, want);
+                assert_eq!(narrow[i], bf16::from_f32(want));
+            }
+            sango_conv2d_weights_free(packed);
+        }
+    }
+}
+
+#[test]
+fn convolution_called_wrongly() {
+    let (h, w, c_in, c_out) = (5, 6, 3, 4);
+    let (x, kernel) = (noise(h * w * c_in, 1), noise(c_out * c_in * 9, 2));
+    let mut out = vec![0.0f32; h * w * c_out];
     let mut packed: *mut PackedConv2d = null_mut();
-    let mut shape =
-        SangoConv2dShape { n: 1, h, w, stride: 1, pad: [1; 4], upsample: 1, x_stride: c_in, out_stride: c_out };
+    let shape = SangoConv2dShape { n: 1, h, w, stride: 1, pad: [1; 4], upsample: 1, x_stride: c_in, out_stride: c_out };
     // SAFETY: pointers are null or valid for every shape that passes the checks.
     unsafe {
         assert_eq!(sango_conv2d_weights_pack_f32(kernel.as_ptr(), c_out, c_in, 3, 3, 1, 0, &mut packed), 0);
-        let mut plain = vec![0.0f32; h * w * c_out];
-        assert_eq!(sango_conv2d_f32(x.as_ptr(), &shape, packed, null(), plain.as_mut_ptr()), 0);
-
-        (shape.x_stride, shape.out_stride) = (c_in + 2, c_out + 1);
-        let wide = spread(&x, c_in, shape.x_stride);
-        let mut out = vec![7.0f32; h * w * shape.out_stride];
-        assert_eq!(sango_conv2d_f32(wide.as_ptr(), &shape, packed, null(), out.as_mut_ptr()), 0);
-        let mut narrow = vec![bf16::from_f32(7.0); out.len()];
-        assert_eq!(sango_conv2d_bf16(to_bf16(&wide).as_ptr(), &shape, packed, null(), narrow.as_mut_ptr()), 0);
-        for (i, value) in out.iter().enumerate() {
-            let (pixel, c) = (i / shape.out_stride, i % shape.out_stride);
-            let want = if c < c_out { plain[pixel * c_out + c] } else { 7.0 };
-            assert_eq!(*value, want);
-            assert_eq!(narrow[i], bf16::from_f32(want));
-        }
-
-        let mut call =
-            |shape: SangoConv2dShape| sango_conv2d_f32(wide.as_ptr(), &shape, packed, null(), out.as_mut_ptr());
+        let mut call = |shape: SangoConv2dShape| sango_conv2d_f32(x.as_ptr(), &shape, packed, null(), out.as_mut_ptr());
         assert_eq!(call(SangoConv2dShape { x_stride: c_in - 1, ..shape }), INVALID_SHAPE);
+        assert_eq!(call(SangoConv2dShape { out_stride: c_out - 1, ..shape }), INVALID_SHAPE);
         assert_eq!(call(SangoConv2dShape { stride: 0, ..shape }), INVALID_SHAPE);
+        assert_eq!(call(SangoConv2dShape { upsample: 3, ..shape }), INVALID_SHAPE);
         assert_eq!(call(SangoConv2dShape { h: usize::MAX / 2, ..shape }), OVERFLOW);
         assert_eq!(call(SangoConv2dShape { n: usize::MAX / 64, ..shape }), OVERFLOW);
         assert_eq!(call(SangoConv2dShape { n: 0, ..shape }), 0);
-        assert_eq!(sango_conv2d_f32(null(), &shape, packed, null(), plain.as_mut_ptr()), NULL_POINTER);
-        assert_eq!(sango_conv2d_f32(wide.as_ptr(), null(), packed, null(), plain.as_mut_ptr()), NULL_POINTER);
+        assert_eq!(sango_conv2d_f32(null(), &shape, packed, null(), out.as_mut_ptr()), NULL_POINTER);
+        assert_eq!(sango_conv2d_f32(x.as_ptr(), null(), packed, null(), out.as_mut_ptr()), NULL_POINTER);
         assert_eq!(sango_conv2d_output(&shape, packed, null_mut(), null_mut()), NULL_POINTER);
         sango_conv2d_weights_free(packed);
         sango_conv2d_weights_free(null_mut());
