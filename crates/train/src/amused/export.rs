@@ -1,0 +1,154 @@
+//! The folder that `AmusedPipeline.from_pretrained` opens.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tch::Kind;
+
+use super::uvit_2d::UVitConfig;
+use super::vq_model::VqConfig;
+use crate::checkpoint::{self, State};
+use crate::clip::model::ClipConfig;
+use crate::clip::tokenizer::{POSITIONS, Tokenizer};
+use crate::clip::train::{CONTEXT, tokenizer};
+
+const DIFFUSERS: &str = "0.35.0";
+
+/// Guidance that the pipelines of this project use for the exported model when a request names none.
+pub const GUIDANCE: f64 = 2.0;
+
+/// Writes the run in `dir` (weights of all three parts) as a Hugging Face folder: transformer and text encoder in
+/// bf16, the VQ model, which decides the pixels, in f32.
+///
+/// # Errors
+/// When a part of the run is missing or a file cannot be written.
+pub fn export(dir: &Path, out: &Path) -> Result<()> {
+    let vq: VqConfig = read_json(&dir.join("vq.json"))?;
+    let transformer: UVitConfig = read_json(&dir.join("transformer.json"))?;
+    let tokenizer = tokenizer();
+    let put = |name: &str, value: Value| write_json(&out.join(name), &value);
+    put("model_index.json", model_index())?;
+    put("sango.json", json!({"guidance_scale": GUIDANCE, "steps": 12, "temperature": [2.0, 0.0]}))?;
+    put("scheduler/scheduler_config.json", scheduler(&transformer))?;
+    put("vqvae/config.json", vq_config(&vq))?;
+    put("transformer/config.json", transformer_config(&transformer)?)?;
+    put("text_encoder/config.json", text_config(&tokenizer))?;
+    tokenizer.save(&out.join("tokenizer"), CONTEXT)?;
+    let copy = |from: &str, to: &str, kind: Kind| -> Result<()> {
+        let weights: State = checkpoint::load(&dir.join(from))?
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.to_kind(kind)))
+            .collect();
+        checkpoint::save(&out.join(to), &weights)
+    };
+    let weights = "diffusion_pytorch_model.safetensors";
+    copy("vq.safetensors", &format!("vqvae/{weights}"), Kind::Float)?;
+    copy("transformer.safetensors", &format!("transformer/{weights}"), Kind::BFloat16)?;
+    copy("text_encoder.safetensors", "text_encoder/model.safetensors", Kind::BFloat16)
+}
+
+fn model_index() -> Value {
+    json!({
+        "_class_name": "AmusedPipeline",
+        "_diffusers_version": DIFFUSERS,
+        "scheduler": ["diffusers", "AmusedScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "transformer": ["diffusers", "UVit2DModel"],
+        "vqvae": ["diffusers", "VQModel"],
+    })
+}
+
+fn scheduler(transformer: &UVitConfig) -> Value {
+    json!({
+        "_class_name": "AmusedScheduler",
+        "_diffusers_version": DIFFUSERS,
+        "mask_token_id": transformer.vocab_size - 1,
+        "masking_schedule": "cosine",
+    })
+}
+
+fn vq_config(config: &VqConfig) -> Value {
+    let levels = config.block_out_channels.len();
+    json!({
+        "_class_name": "VQModel",
+        "_diffusers_version": DIFFUSERS,
+        "act_fn": "silu",
+        "block_out_channels": config.block_out_channels,
+        "down_block_types": vec!["DownEncoderBlock2D"; levels],
+        "force_upcast": false,
+        "in_channels": 3,
+        "latent_channels": config.latent_channels,
+        "layers_per_block": config.layers_per_block,
+        "lookup_from_codebook": true,
+        "mid_block_add_attention": false,
+        "norm_num_groups": config.norm_num_groups,
+        "norm_type": "group",
+        "num_vq_embeddings": config.num_vq_embeddings,
+        "out_channels": 3,
+        "sample_size": config.sample_size,
+        "scaling_factor": 0.18215,
+        "up_block_types": vec!["UpDecoderBlock2D"; levels],
+        "vq_embed_dim": config.vq_embed_dim,
+    })
+}
+
+fn transformer_config(config: &UVitConfig) -> Result<Value> {
+    let mut value = serde_json::to_value(config)?;
+    let fixed = json!({
+        "_class_name": "UVit2DModel",
+        "_diffusers_version": DIFFUSERS,
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+        "layer_norm_eps": 1e-6,
+        "ln_elementwise_affine": true,
+        "use_bias": false,
+    });
+    if let (Some(map), Value::Object(fixed)) = (value.as_object_mut(), fixed) {
+        map.extend(fixed);
+    }
+    Ok(value)
+}
+
+fn text_config(tokenizer: &Tokenizer) -> Value {
+    let config = ClipConfig::default();
+    json!({
+        "architectures": ["CLIPTextModelWithProjection"],
+        "attention_dropout": 0.0,
+        "bos_token_id": tokenizer.start(),
+        "dtype": "bfloat16",
+        "eos_token_id": tokenizer.end(),
+        "hidden_act": "quick_gelu",
+        "hidden_size": config.hidden_size,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "intermediate_size": config.intermediate_size,
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": POSITIONS,
+        "model_type": "clip_text_model",
+        "num_attention_heads": config.num_attention_heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "pad_token_id": tokenizer.end(),
+        "projection_dim": config.projection_dim,
+        "vocab_size": tokenizer.vocab_size(),
+    })
+}
+
+/// Reads a JSON file of a run.
+///
+/// # Errors
+/// When it is missing (the stage that writes it has not run) or of another form.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading {}: run the stage that writes it first", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    }
+    let text = format!("{}\n", serde_json::to_string_pretty(value)?);
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
