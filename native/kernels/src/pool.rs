@@ -2,16 +2,20 @@
 //!
 //! Workers spin for a moment after each job and then sleep. The calling thread always takes part and never waits for a
 //! worker that has not woken yet, so a loaded machine slows a kernel down but cannot stall it. Callers on several threads
-//! take turns, first come first served, so the machine is never oversubscribed; a nested call runs on the thread it is
+//! take turns of a few milliseconds, so the machine is never oversubscribed; a nested call runs on the thread it is
 //! made on.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long an idle worker spins before it sleeps, in spin-loop hints (about 20–50 µs).
 const SPINS: u32 = 1500;
+/// How long a caller waits at most while others use the pool again and again.
+const PATIENCE: Duration = Duration::from_millis(5);
 /// More threads than this are never useful to these kernels.
 const MAX_THREADS: usize = 256;
 
@@ -102,7 +106,7 @@ impl Pool {
             unsafe { std::mem::transmute(std::ptr::from_ref(body)) };
         *lock(&self.job) = Some(Job { body: body_ptr, tasks, helpers });
         self.next_task.store(0, SeqCst);
-        self.open.store(ticket + 1, SeqCst);
+        self.open.store(ticket, SeqCst);
         if *lock(&self.sleeping) > 0 {
             self.wake.notify_all();
         }
@@ -192,27 +196,63 @@ impl Pool {
     }
 }
 
-/// Callers take turns in the order they arrive.
+/// Lets one caller at a time use the pool.
+///
+/// A strict queue would make two busy callers switch after every job, which costs far more than the jobs when the machine
+/// has other work too; so whoever comes first takes the pool, until somebody has waited for [`PATIENCE`].
 #[derive(Default)]
 struct Turn {
-    next: AtomicU64,
-    serving: Mutex<u64>,
+    state: Mutex<TurnState>,
     changed: Condvar,
 }
 
-impl Turn {
-    fn take(&self) -> u64 {
-        let ticket = self.next.fetch_add(1, SeqCst);
-        let mut serving = lock(&self.serving);
-        while *serving != ticket {
-            serving = self.changed.wait(serving).unwrap_or_else(PoisonError::into_inner);
+#[derive(Default)]
+struct TurnState {
+    busy: bool,
+    /// Jobs so far.
+    jobs: u64,
+    /// Who waits, longest first: a number of its own and since when.
+    waiting: VecDeque<(u64, Instant)>,
+    arrivals: u64,
+}
+
+impl TurnState {
+    /// Takes the pool for the caller with this place in the queue, if it may. Returns the number of its job.
+    fn try_take(&mut self, place: Option<u64>) -> Option<u64> {
+        let first = self.waiting.front();
+        let first_is_patient = first.is_none_or(|(first, since)| place == Some(*first) || since.elapsed() < PATIENCE);
+        if self.busy || !first_is_patient {
+            return None;
         }
-        ticket
+        self.waiting.retain(|(waiting, _)| Some(*waiting) != place);
+        self.busy = true;
+        self.jobs += 1;
+        Some(self.jobs)
+    }
+}
+
+impl Turn {
+    /// Waits for the pool and returns the number of the job, from 1 on.
+    fn take(&self) -> u64 {
+        let mut state = lock(&self.state);
+        if let Some(job) = state.try_take(None) {
+            return job;
+        }
+        state.arrivals += 1;
+        let place = state.arrivals;
+        state.waiting.push_back((place, Instant::now()));
+        loop {
+            if let Some(job) = state.try_take(Some(place)) {
+                return job;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn pass(&self) {
-        *lock(&self.serving) += 1;
-        if self.next.load(SeqCst) > *lock(&self.serving) {
+        let mut state = lock(&self.state);
+        state.busy = false;
+        if !state.waiting.is_empty() {
             self.changed.notify_all();
         }
     }
