@@ -5,4 +5,3 @@ pub(crate) mod elementwise;
 pub(crate) mod layout;
 pub(crate) mod parallel;
 pub(crate) mod reduce;
-pub(crate) mod softmax;

@@ -25,11 +25,7 @@ pub fn layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, ep
 /// As [`layer_norm`].
 pub fn rms_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
     normalise("rms_norm", x, weight, bias, |x, width, weight, bias, out| {
-        rms_norm_rows(x, width, weight, eps, out)?;
-        if let Some(bias) = bias {
-            out.chunks_exact_mut(width).for_each(|row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
-        }
-        Ok(())
+        rms_norm_rows(x, width, weight, bias, eps, out)
     })
 }
 

@@ -1,5 +1,8 @@
 //! Sums, means, arg-max and softmax along one dimension.
 
+use sango_kernels::{KernelError, log_softmax, softmax};
+
+use crate::buffer::Buffer;
 use crate::cpu;
 use crate::error::{Result, TensorError};
 use crate::shape::{resolve_dim, split_at_dim};
@@ -69,7 +72,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::sum`].
     pub fn softmax(&self, dim: isize) -> Result<Tensor> {
-        self.along_last("softmax", dim, cpu::softmax::softmax)
+        self.along_last("softmax", dim, softmax)
     }
 
     /// `log(softmax(x))` along `dim`, computed without the detour.
@@ -77,7 +80,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::sum`].
     pub fn log_softmax(&self, dim: isize) -> Result<Tensor> {
-        self.along_last("log_softmax", dim, cpu::softmax::log_softmax)
+        self.along_last("log_softmax", dim, log_softmax)
     }
 
     /// Applies a function of rows along `dim`, bringing that dimension to the end and back.
@@ -85,7 +88,7 @@ impl Tensor {
         &self,
         op: &'static str,
         dim: isize,
-        on_cpu: fn(&[f32], usize) -> crate::buffer::Buffer,
+        on_cpu: fn(&[f32], usize, &mut [f32]) -> Result<(), KernelError>,
     ) -> Result<Tensor> {
         let x = self.f32_for(op)?;
         let dim = resolve_dim(op, dim, &self.shape)?;
@@ -93,9 +96,12 @@ impl Tensor {
             let (dim, last) = (dim as isize, -1);
             return self.transpose(dim, last)?.along_last(op, last, on_cpu)?.transpose(dim, last);
         }
-        let out = match self.device {
-            Device::Cpu => on_cpu(x, self.shape[dim]),
-        };
+        let mut out = Buffer::uninit(x.len());
+        if !x.is_empty() {
+            match self.device {
+                Device::Cpu => on_cpu(x, self.shape[dim], &mut out)?,
+            }
+        }
         Ok(self.like(out, self.shape.clone()))
     }
 }

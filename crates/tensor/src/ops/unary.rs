@@ -2,6 +2,7 @@
 
 use sango_kernels::Activation;
 
+use crate::buffer::Buffer;
 use crate::cpu;
 use crate::error::Result;
 use crate::{Device, Tensor};
@@ -81,7 +82,12 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::silu`].
     pub fn activation(&self, activation: Activation) -> Result<Tensor> {
-        self.map("activation", |x| activation.apply(x))
+        let x = self.f32_for("activation")?;
+        let mut out = Buffer::uninit(x.len());
+        match self.device {
+            Device::Cpu => sango_kernels::activate(x, activation, &mut out)?,
+        }
+        Ok(self.like(out, self.shape.clone()))
     }
 
     /// `x + value`.

@@ -72,7 +72,7 @@ pub unsafe extern "C" fn sango_rms_norm_f32(
     // SAFETY: passed on from the caller.
     guard(|| unsafe {
         let weight = optional("weight", weight, width)?;
-        each_row((x, x_stride), (out, out_stride), rows, width, |x, out| rms_norm(x, width, weight, eps, out))
+        each_row((x, x_stride), (out, out_stride), rows, width, |x, out| rms_norm(x, width, weight, None, eps, out))
     })
 }
 
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn sango_rms_norm_bf16(
     guard(|| unsafe {
         let weight = optional("weight", weight, width)?;
         each_row((x, x_stride), (out, out_stride), rows, width, |x, out| {
-            in_f32(x, out, |x, out| rms_norm(x, width, weight, eps, out))
+            in_f32(x, out, |x, out| rms_norm(x, width, weight, None, eps, out))
         })
     })
 }
