@@ -27,21 +27,9 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_part(from: *const f32, count: usize) -> __m256 {
-        // SAFETY: the instructions are there and the memory is valid (caller).
-        unsafe { _mm256_maskload_ps(from, mask(count)) }
-    }
-
-    #[inline(always)]
     unsafe fn store(to: *mut f32, v: __m256) {
         // SAFETY: the instructions are there and the memory is valid (caller).
         unsafe { _mm256_storeu_ps(to, v) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_part(to: *mut f32, v: __m256, count: usize) {
-        // SAFETY: the instructions are there and the memory is valid (caller).
-        unsafe { _mm256_maskstore_ps(to, mask(count), v) }
     }
 
     #[inline(always)]
@@ -91,12 +79,6 @@ impl Simd for Avx2 {
     unsafe fn div(a: __m256, b: __m256) -> __m256 {
         // SAFETY: the instructions are there (caller).
         unsafe { _mm256_div_ps(a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn sqrt(a: __m256) -> __m256 {
-        // SAFETY: the instructions are there (caller).
-        unsafe { _mm256_sqrt_ps(a) }
     }
 
     #[inline(always)]
@@ -165,15 +147,5 @@ impl Simd for Avx2 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         }
-    }
-}
-
-/// All ones in the first `count` lanes.
-#[inline(always)]
-unsafe fn mask(count: usize) -> __m256i {
-    // SAFETY: the instructions are there (caller).
-    unsafe {
-        let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), lane)
     }
 }

@@ -27,21 +27,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_part(from: *const f32, count: usize) -> __m512 {
-        // SAFETY: the instructions are there and the memory is valid (caller).
-        unsafe { _mm512_maskz_loadu_ps((1 << count) - 1, from) }
-    }
-
-    #[inline(always)]
     unsafe fn store(to: *mut f32, v: __m512) {
         // SAFETY: the instructions are there and the memory is valid (caller).
         unsafe { _mm512_storeu_ps(to, v) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_part(to: *mut f32, v: __m512, count: usize) {
-        // SAFETY: the instructions are there and the memory is valid (caller).
-        unsafe { _mm512_mask_storeu_ps(to, (1 << count) - 1, v) }
     }
 
     #[inline(always)]
@@ -89,12 +77,6 @@ impl Simd for Avx512 {
     unsafe fn div(a: __m512, b: __m512) -> __m512 {
         // SAFETY: the instructions are there (caller).
         unsafe { _mm512_div_ps(a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn sqrt(a: __m512) -> __m512 {
-        // SAFETY: the instructions are there (caller).
-        unsafe { _mm512_sqrt_ps(a) }
     }
 
     #[inline(always)]

@@ -26,11 +26,7 @@ pub(crate) trait Simd: Copy {
 
     unsafe fn splat(value: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
-    /// Loads `count < LANES` values and zeros.
-    unsafe fn load_part(from: *const f32, count: usize) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
-    /// Stores the first `count < LANES` values.
-    unsafe fn store_part(to: *mut f32, v: Self::V, count: usize);
     unsafe fn load_bf16(from: *const bf16) -> Self::V;
     /// Rounds to nearest even; NaN stays NaN.
     unsafe fn store_bf16(to: *mut bf16, v: Self::V);
@@ -39,7 +35,6 @@ pub(crate) trait Simd: Copy {
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
-    unsafe fn sqrt(a: Self::V) -> Self::V;
     /// `a · b + c`, rounded once.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger value; `b` when either is NaN.
@@ -76,16 +71,10 @@ impl Simd for Scalar {
         unsafe { from.read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn load_part(_: *const f32, _: usize) -> f32 {
-        0.0
-    }
-    #[inline(always)]
     unsafe fn store(to: *mut f32, v: f32) {
         // SAFETY: passed on from the caller.
         unsafe { to.write_unaligned(v) }
     }
-    #[inline(always)]
-    unsafe fn store_part(_: *mut f32, _: f32, _: usize) {}
     #[inline(always)]
     unsafe fn load_bf16(from: *const bf16) -> f32 {
         // SAFETY: passed on from the caller.
@@ -111,10 +100,6 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn div(a: f32, b: f32) -> f32 {
         a / b
-    }
-    #[inline(always)]
-    unsafe fn sqrt(a: f32) -> f32 {
-        a.sqrt()
     }
     #[inline(always)]
     unsafe fn fma(a: f32, b: f32, c: f32) -> f32 {
