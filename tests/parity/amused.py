@@ -117,7 +117,7 @@ def make_model(case, folder, generator):
     vocab = tokenizer.write(folder / "tokenizer", case["pad_token"])
     text = dict(case["text"])
     text["eos_token_id"] = vocab - 1 if text["eos_token_id"] == "end" else text["eos_token_id"]
-    text |= dict(vocab_size=vocab, max_position_embeddings=77, bos_token_id=vocab - 2, pad_token_id=1)
+    text = dict(vocab_size=vocab, max_position_embeddings=77, bos_token_id=vocab - 2, pad_token_id=1) | text
     blocks = len(case["vqvae"]["block_out_channels"])
     vqvae = dict(down_block_types=["DownEncoderBlock2D"] * blocks, up_block_types=["UpDecoderBlock2D"] * blocks,
                  lookup_from_codebook=True, sample_size=32, **case["vqvae"])
