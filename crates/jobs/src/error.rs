@@ -165,6 +165,16 @@ mod tests {
     }
 
     #[test]
+    fn the_protocol_lists_every_code() {
+        let protocol = include_str!("../../../docs/protocol.md");
+        let table: Vec<_> = protocol.lines().filter(|line| line.starts_with("| ")).collect();
+        for kind in ErrorKind::ALL {
+            let (status, code) = (format!("| {} |", kind.status()), format!("`{}`", kind.code()));
+            assert!(table.iter().any(|line| line.starts_with(&status) && line.contains(&code)), "{status} {code}");
+        }
+    }
+
+    #[test]
     fn the_body_is_the_one_of_the_protocol() {
         let error = JobError::new(ErrorKind::UnknownJob, "there is no job x");
         let expected = r#"{"error":{"code":"unknown_job","message":"there is no job x","status":404}}"#;

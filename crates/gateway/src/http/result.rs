@@ -1,0 +1,54 @@
+//! `GET /v1/jobs/{id}/result`: the bytes, with ranges.
+
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use sango_jobs::{ErrorKind, JobId};
+use tower_http::services::ServeFile;
+
+use crate::error::ApiError;
+use crate::state::AppState;
+
+pub(super) async fn download(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let id: JobId = id.parse()?;
+    let file = state.call(move |engine| engine.result(id)).await?;
+    let etag = format!("\"{}\"", file.sha256);
+    let headers = request.headers().clone();
+    let is_etag = |name| headers.get(name).map(|value: &HeaderValue| value.as_bytes() == etag.as_bytes());
+    if is_etag(header::IF_NONE_MATCH) == Some(true) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    }
+    // A download that goes on must be of the same bytes, else it starts anew.
+    if is_etag(header::IF_RANGE) == Some(false) {
+        request.headers_mut().remove(header::RANGE);
+    }
+    let wants_file = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "download=1"));
+    let disposition = if wants_file { "attachment" } else { "inline" };
+    let extension = file.content_type.rsplit('/').next().unwrap_or("bin");
+    let served = ServeFile::new(&file.path).try_call(request).await;
+    let mut response = served
+        .map_err(|error| ApiError::new(ErrorKind::Storage, format!("cannot read the result of job {id}: {error}")))?
+        .map(Body::new);
+    if response.status() == StatusCode::NOT_FOUND {
+        return Err(ApiError::new(ErrorKind::Expired, format!("the result of job {id} has just been removed")));
+    }
+    let set = [
+        (header::CONTENT_TYPE, file.content_type.clone()),
+        (header::CONTENT_DISPOSITION, format!("{disposition}; filename=\"sango-{id}.{extension}\"")),
+        (header::ETAG, etag),
+        // A job's result never changes, but it can expire, and it is its owner's.
+        (header::CACHE_CONTROL, "private, max-age=3600".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    for (name, value) in set {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
+}
