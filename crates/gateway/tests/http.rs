@@ -54,7 +54,7 @@ async fn ranges_and_validators() {
     server.wait(&job, "finished").await;
     let path = format!("/v1/jobs/{job}/result");
     let etag = server.get(&path).await.headers["etag"].clone();
-    let range = |range: &'static str| server.send("GET", &path, &[("range", range)], b"");
+    let range = async |range: &str| server.send("GET", &path, &[("range", range)], b"").await;
     let middle = range("bytes=2-4").await;
     assert_eq!((middle.status, middle.body.as_slice()), (206, &b"234"[..]));
     assert_eq!(middle.headers["content-range"], "bytes 2-4/14");
@@ -143,7 +143,7 @@ async fn every_refusal_has_its_code() {
 async fn an_idempotency_key_may_be_a_header() {
     let server = TestServer::start().await;
     let headers = [("content-type", "application/json"), ("idempotency-key", "k")];
-    let post = |prompt: &'static str| async {
+    let post = async |prompt: &str| {
         let body = json!({"kind": "image", "prompt": prompt}).to_string();
         server.send("POST", "/v1/jobs", &headers, body.as_bytes()).await
     };
