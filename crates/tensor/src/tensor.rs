@@ -210,11 +210,14 @@ impl Tensor {
             // Between integers directly: large ones do not pass through f32 unharmed.
             (Storage::I64(v), DType::U8) => v[self.range()].iter().map(|&x| x as u8).collect::<Vec<_>>().into(),
             (Storage::U8(v), DType::I64) => v[self.range()].iter().map(|&x| i64::from(x)).collect::<Vec<_>>().into(),
-            _ => from_f32_buffer(self.to_f32_buffer(), dtype),
+            (_, DType::F32) => self.to_f32_buffer().into(),
+            (Storage::F32(v), _) => from_f32(&v[self.range()], dtype),
+            _ => from_f32(&self.to_f32_buffer(), dtype),
         };
         self.like(storage, self.shape.clone())
     }
 
+    /// The elements of a tensor that is not `F32` yet, widened.
     fn to_f32_buffer(&self) -> Buffer {
         let mut to = Buffer::uninit(self.numel());
         let range = self.range();
@@ -251,17 +254,17 @@ impl Tensor {
     }
 }
 
-fn from_f32_buffer(from: Buffer, dtype: DType) -> Storage {
+fn from_f32(from: &[f32], dtype: DType) -> Storage {
     match dtype {
-        DType::F32 => from.into(),
+        DType::F32 => from.to_vec().into(),
         DType::BF16 => {
             let mut to = vec![bf16::ZERO; from.len()];
-            to.convert_from_f32_slice(&from);
+            to.convert_from_f32_slice(from);
             to.into()
         }
         DType::F16 => {
             let mut to = vec![f16::ZERO; from.len()];
-            to.convert_from_f32_slice(&from);
+            to.convert_from_f32_slice(from);
             to.into()
         }
         DType::I64 => from.iter().map(|&x| x as i64).collect::<Vec<_>>().into(),

@@ -1,6 +1,10 @@
 //! Tables of rows chosen by id.
 
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+
 use crate::error::Result;
+use crate::weights::Floats;
 use crate::{DType, Tensor, Weights};
 
 /// A table of vectors.
@@ -15,12 +19,18 @@ impl Embedding {
     /// # Errors
     /// When the tensor is missing or has another shape or type.
     pub fn load(weights: &Weights, num_embeddings: usize, embedding_dim: usize) -> Result<Self> {
-        let shape = [num_embeddings, embedding_dim];
-        let stored = weights.get("weight", &shape)?;
+        let view = weights.checked_view("weight", &[num_embeddings, embedding_dim])?;
         let weight = match weights.compute_dtype() {
-            DType::BF16 => stored.to_dtype(DType::BF16),
-            _ if stored.dtype().is_float() => stored,
-            _ => weights.get_f32("weight", &shape)?,
+            // Straight from the file: the table is the largest tensor of many models.
+            DType::BF16 => match view.floats()? {
+                Floats::F32(rows) => {
+                    let mut narrow = vec![bf16::ZERO; rows.len()];
+                    narrow.convert_from_f32_slice(&rows);
+                    Tensor::new(narrow, view.shape().to_vec())
+                }
+                Floats::BF16(rows) => Tensor::new(rows.into_owned(), view.shape().to_vec()),
+            },
+            _ => view.to_float_tensor()?,
         };
         Ok(Self { weight })
     }

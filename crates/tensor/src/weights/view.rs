@@ -71,6 +71,14 @@ impl<'a> WeightView<'a> {
         })
     }
 
+    /// The elements in whichever float type they are stored in.
+    pub(crate) fn to_float_tensor(&self) -> Result<Tensor> {
+        match self.info.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => self.to_tensor(),
+            _ => Err(self.dtype_error("f32, f16 or bf16")),
+        }
+    }
+
     /// The elements as f32.
     pub(super) fn to_f32_tensor(&self) -> Result<Tensor> {
         let mut out = Buffer::uninit(self.info.shape.iter().product());

@@ -3,6 +3,8 @@
 //! Everything is transposed: a vector holds the same number of up to 16 queries, so keys and values are broadcast from
 //! where they lie, and the largest score and the sum of a query are taken lane by lane.
 
+#![expect(clippy::needless_range_loop, reason = "register tiles are arrays whose indices mean lanes")]
+
 use std::ops::Range;
 
 use super::{Call, transpose::transpose};

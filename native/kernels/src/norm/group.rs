@@ -1,5 +1,7 @@
 //! Group normalisation of channels-last images, in two passes over the image: sums per channel, then the result.
 
+#![expect(clippy::needless_range_loop, reason = "register tiles are arrays whose indices mean lanes")]
+
 use crate::pool::parallel_for;
 use crate::scratch::{self, Shared};
 use crate::simd::{self, Kernel, Scalar, Simd, math};
