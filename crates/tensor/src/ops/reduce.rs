@@ -8,6 +8,9 @@ use crate::error::{Result, TensorError};
 use crate::shape::{resolve_dim, split_at_dim};
 use crate::{Device, Tensor};
 
+/// A function of rows of the given width.
+type RowFunction = fn(&[f32], usize, &mut [f32]) -> Result<(), KernelError>;
+
 impl Tensor {
     /// The sum along `dim`, which disappears.
     ///
@@ -84,12 +87,7 @@ impl Tensor {
     }
 
     /// Applies a function of rows along `dim`, bringing that dimension to the end and back.
-    fn along_last(
-        &self,
-        op: &'static str,
-        dim: isize,
-        on_cpu: fn(&[f32], usize, &mut [f32]) -> Result<(), KernelError>,
-    ) -> Result<Tensor> {
+    fn along_last(&self, op: &'static str, dim: isize, on_cpu: RowFunction) -> Result<Tensor> {
         let x = self.f32_for(op)?;
         let dim = resolve_dim(op, dim, &self.shape)?;
         if dim + 1 != self.rank() {
