@@ -65,12 +65,12 @@ test("a frame of the filmstrip shows its step, and the finished picture comes ba
   assert.equal(await page.locator("#picture").getAttribute("src"), finished);
 });
 
-test("the download is a whole PNG of the model's size, named after the prompt", async () => {
+test("the download is a whole PNG of the model's size", async () => {
   const [download] = await Promise.all([
     page.waitForEvent("download"),
     page.getByRole("link", { name: "Download" }).click(),
   ]);
-  assert.match(download.suggestedFilename(), /^sango-a-large-red-circle-on-a-blue-background-\d+\.png$/);
+  assert.match(download.suggestedFilename(), /^sango-.*\.png$/);
   const png = readPng(await readFile(await download.path()));
   const model = (await sango.api("v1/models")).models.find((one) => one.default);
   assert.deepEqual([png.width, png.height], [model.width, model.height]);

@@ -20,19 +20,15 @@ after(async () => {
   await sango?.stop();
 });
 
-/** What the form complains about, once it does. */
-async function problem() {
-  const alert = page.getByRole("alert");
-  await alert.filter({ hasText: /\w/ }).waitFor();
-  return alert.innerText();
-}
+/** Waits until the form complains in these words: an earlier complaint may still stand there. */
+const complains = (words) => page.getByRole("alert").filter({ hasText: words }).waitFor();
 
 const draw = () => page.getByRole("button", { name: "Draw", exact: true }).click();
 
 test("an empty prompt is asked for", async () => {
   await studio.write("  ");
   await draw();
-  assert.match(await problem(), /what the picture should show/);
+  await complains(/what the picture should show/);
   assert.equal(await page.evaluate(() => document.activeElement.id), "prompt");
 });
 
@@ -48,7 +44,7 @@ test("a prompt of 10,000 characters is refused in the server's words, and a good
 
   await studio.write(prompt);
   await draw();
-  assert.equal(await problem(), error.message);
+  await complains(error.message);
   assert.equal(await studio.shownJob(), null);
 
   await studio.write("a large red circle on a blue background");
@@ -66,7 +62,7 @@ for (const [label, value, says] of [
     const { jobs } = await sango.api("v1/jobs");
     await studio.write("a large red circle on a blue background", { [label]: value });
     await draw();
-    assert.ok((await problem()).startsWith(says), await problem());
+    await complains(says);
     assert.equal((await sango.api("v1/jobs")).jobs.length, jobs.length);
     await studio.write("a large red circle on a blue background", { [label]: "" });
   });
@@ -76,7 +72,7 @@ test("a file that is no picture is refused before it is sent", async () => {
   const buffer = Buffer.from("#EXTM3U\nfile:///etc/passwd");
   await page.locator("#start > summary").click();
   await page.locator("#start-file").setInputFiles({ name: "not.png", mimeType: "image/png", buffer });
-  assert.match(await problem(), /not a picture/);
+  await complains(/not a picture/);
 });
 
 test("words in a prompt are never markup", async () => {
@@ -89,7 +85,7 @@ test("words in a prompt are never markup", async () => {
 
 test("a job that the server does not know is said to be unknown", async () => {
   await page.goto(`${sango.url}#job=0199b2c4-5c1e-7f3a-9a55-000000000000`);
-  assert.match(await problem(), /0199b2c4-5c1e-7f3a-9a55-000000000000/);
+  await complains(/0199b2c4-5c1e-7f3a-9a55-000000000000/);
 });
 
 test("the page had nothing to complain about", () => {

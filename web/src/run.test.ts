@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { JobEvent } from "./protocol/types";
-import { isComplete, openRun, totalSteps, withEvent, withJob, type Run } from "./run";
+import { framesOf, isComplete, openRun, totalSteps, withEvent, withJob, type Run } from "./run";
 import { job } from "./testing";
 
 const NOW = 1000;
@@ -83,6 +83,14 @@ describe("a view of the job that is ahead of the events", () => {
     expect(withJob(run, job({ last_event: 4 }), NOW)).toBe(run);
     expect(withJob(run, job({ id: "other", last_event: 99 }), NOW)).toBe(run);
   });
+});
+
+test("the finished picture is the last frame, unless there is no other to put it after", () => {
+  const twoSeen = apply(fresh(), EVENTS.filter(({ n }) => n !== 8));
+  expect(framesOf(twoSeen, "/result").map(({ src }) => src)).toEqual(["data:1", "data:2", "/result"]);
+  expect(framesOf(apply(fresh(), EVENTS), "/result").map(({ step }) => step)).toEqual([1, 2, 3]);
+  expect(framesOf(twoSeen, null)).toHaveLength(2);
+  expect(framesOf(fresh(), "/result")).toEqual([]);
 });
 
 test("the filmstrip has room for the steps asked for, told, or seen", () => {

@@ -79,6 +79,16 @@ function dueAt(job: Job, now: number): number | null {
   return isOver(job.state) || eta === null ? null : now + eta;
 }
 
+/**
+ * The pictures of the filmstrip: the previews, and the finished picture as the last step, which servers do not send as a
+ * preview too.
+ */
+export function framesOf(run: Run, result: string | null): readonly Frame[] {
+  if (result === null || run.frames.length === 0) return run.frames;
+  const step = totalSteps(run);
+  return [...run.frames.filter((frame) => frame.step !== step), { step, src: result }];
+}
+
 /** How many steps the filmstrip has room for: what the job says it will take, or was asked to take. */
 export function totalSteps(run: Run): number {
   const seen = run.frames.at(-1)?.step ?? 0;

@@ -16,7 +16,7 @@ const FLAGS = [
 ];
 
 /** How long a job may take on a busy machine. */
-export const PATIENCE = 60_000;
+export const PATIENCE = 120_000;
 
 /** Chromium with an empty profile and one page. */
 export class Studio {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { baseOf, fileName, hashOfJob, jobInHash, resultUrl, socketUrl } from "./urls";
+import { baseOf, hashOfJob, jobInHash, resultUrl, socketUrl } from "./urls";
 
 test.each([
   ["http://127.0.0.1:4000/", "http://127.0.0.1:4000/", "ws://127.0.0.1:4000/socket"],
@@ -30,13 +30,4 @@ test("the address bar names a job", () => {
   expect(jobInHash("")).toBeNull();
   expect(jobInHash("#prompt")).toBeNull();
   expect(jobInHash("#job=a/../b")).toBeNull();
-});
-
-test.each([
-  ["A large, red circle!", 7, "image/png", "sango-a-large-red-circle-7.png"],
-  ["大きな 赤い 円", 1, "image/jpeg", "sango-大きな-赤い-円-1.jpeg"],
-  ["...", undefined, "text/html", "sango.png"],
-  ["x".repeat(500), 0, "image/webp", `sango-${"x".repeat(48)}-0.webp`],
-])("the file of %j", (prompt, seed, type, name) => {
-  expect(fileName(prompt, seed, type)).toBe(name);
 });

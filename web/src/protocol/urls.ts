@@ -36,14 +36,3 @@ export function jobInHash(hash: string): string | null {
 export function hashOfJob(id: string): string {
   return `#job=${id}`;
 }
-
-/** A file name that says what is in the picture: `sango-a-large-red-circle-7.png`. */
-export function fileName(prompt: string, seed: number | undefined, contentType: string): string {
-  const words = prompt
-    .toLowerCase()
-    .replace(/[^\p{Letter}\p{Number}]+/gu, "-")
-    .replace(/^-|-$/g, "");
-  const short = [...words].slice(0, 48).join("").replace(/-$/, "");
-  const extension = /^image\/(png|jpeg|webp|gif)$/.exec(contentType)?.[1] ?? "png";
-  return ["sango", short, seed].filter((part) => part !== undefined && part !== "").join("-") + `.${extension}`;
-}

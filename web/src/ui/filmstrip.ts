@@ -1,6 +1,6 @@
 /** One frame for each step of the drawing; choosing a frame shows it on the easel. */
 
-import { totalSteps, type Run } from "../run";
+import { totalSteps, type Frame, type Run } from "../run";
 import { isOver } from "../protocol/types";
 import { byId, make } from "./dom";
 
@@ -22,8 +22,8 @@ export class Filmstrip {
   }
 
   /** Shows the frames of a run, or nothing. */
-  render(run: Run | null, looking: number | null): void {
-    const empty = run === null || (run.frames.length === 0 && isOver(run.job.state));
+  render(run: Run | null, frames: readonly Frame[], looking: number | null): void {
+    const empty = run === null || (frames.length === 0 && isOver(run.job.state));
     this.#list.hidden = empty;
     this.#looking = looking;
     if (empty) return;
@@ -35,9 +35,9 @@ export class Filmstrip {
     }
 
     const running = run.job.state === "running";
-    const newest = run.frames.at(-1)?.step ?? 0;
+    const newest = frames.at(-1)?.step ?? 0;
     const shown = looking ?? newest;
-    const sources = new Map(run.frames.map((frame) => [frame.step, frame.src]));
+    const sources = new Map(frames.map((frame) => [frame.step, frame.src]));
     for (const button of this.#list.querySelectorAll("button")) {
       const step = stepOf(button) ?? 0;
       const src = sources.get(step);

@@ -1,8 +1,8 @@
 /** The picture, how far it is, what it was made from, and what can be done with it. */
 
 import { isOver, type Job } from "../protocol/types";
-import { fileName, resultUrl } from "../protocol/urls";
-import { totalSteps, type Run } from "../run";
+import { resultUrl } from "../protocol/urls";
+import { framesOf, totalSteps, type Frame, type Run } from "../run";
 import type { State } from "../store";
 import { announcement, duration, headline, size, timeLeft } from "../words";
 import { byId, make, prefersStillness, setText } from "./dom";
@@ -35,6 +35,7 @@ export class Stage {
   readonly #copySeed = byId("copy-seed", HTMLButtonElement);
   readonly #reroll = byId("reroll", HTMLButtonElement);
   #run: Run | null = null;
+  #frames: readonly Frame[] = [];
   #replay: ReturnType<typeof setInterval> | undefined;
 
   constructor(base: URL, actions: StageActions) {
@@ -51,7 +52,7 @@ export class Stage {
       byId(id, HTMLButtonElement).addEventListener("click", () => this.#run && act(this.#run));
     onClick("cancel", () => actions.cancel());
     onClick("reroll", () => actions.reroll());
-    onClick("replay", (run) => this.#startReplay(run));
+    onClick("replay", () => this.#startReplay());
     onClick("again", (run) => actions.edit(run.job));
     onClick("continue", (run) => {
       const url = this.#resultOf(run.job);
@@ -68,7 +69,8 @@ export class Stage {
     this.#run = run;
     this.#stage.dataset["state"] = run?.job.state ?? "empty";
     this.#stage.setAttribute("aria-busy", String(run?.job.state === "running"));
-    this.#filmstrip.render(run, looking);
+    this.#frames = run ? framesOf(run, this.#resultOf(run.job)) : [];
+    this.#filmstrip.render(run, this.#frames, looking);
     this.#showPicture(run, looking);
     this.#showStatus(run);
     this.#showDetails(run, state.submitting);
@@ -81,7 +83,7 @@ export class Stage {
 
   #showPicture(run: Run | null, looking: number | null): void {
     const result = run && this.#resultOf(run.job);
-    const frame = run?.frames.find(({ step }) => step === looking) ?? run?.frames.at(-1);
+    const frame = this.#frames.find(({ step }) => step === looking) ?? this.#frames.at(-1);
     const src = (looking === null ? result : null) ?? frame?.src ?? null;
     this.#picture.hidden = src === null;
     byId("blank", HTMLElement).hidden = src !== null;
@@ -115,7 +117,7 @@ export class Stage {
   #showDetails(run: Run | null, submitting: boolean): void {
     byId("details", HTMLElement).hidden = run === null;
     if (!run) return;
-    const { job, frames } = run;
+    const { job } = run;
     setText(byId("shown-prompt", HTMLElement), job.request.prompt);
     const facts = factsOf(job);
     const list = byId("facts", HTMLUListElement);
@@ -127,12 +129,9 @@ export class Stage {
     const download = byId("download", HTMLAnchorElement);
     const url = this.#resultOf(job);
     download.hidden = url === null;
-    if (url !== null) {
-      download.href = url;
-      download.download = fileName(job.request.prompt, job.request.options.seed, job.result?.content_type ?? "");
-    }
+    if (url !== null) download.href = url;
     byId("continue", HTMLButtonElement).hidden = url === null;
-    byId("replay", HTMLButtonElement).hidden = frames.length < 2 || !isOver(job.state);
+    byId("replay", HTMLButtonElement).hidden = this.#frames.length < 2 || !isOver(job.state);
     this.#copySeed.hidden = job.request.options.seed === undefined;
     this.#reroll.hidden = !isOver(job.state);
     const canReroll = this.#actions.canReroll();
@@ -140,9 +139,9 @@ export class Stage {
     this.#reroll.title = canReroll ? "The same words with another seed" : "The starting picture is no longer on this page";
   }
 
-  #startReplay(run: Run): void {
+  #startReplay(): void {
     clearInterval(this.#replay);
-    const steps = run.frames.map((frame) => frame.step);
+    const steps = this.#frames.map((frame) => frame.step);
     if (prefersStillness()) return this.#actions.look(steps[0] ?? null);
     const next = () => {
       const step = steps.shift() ?? null;
