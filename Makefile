@@ -40,8 +40,14 @@ test-train:
 	LIBTORCH=$$(scripts/libtorch) $(CARGO) clippy --release -p sango-train --all-targets -- -D warnings
 	LIBTORCH=$$(scripts/libtorch) $(CARGO) test --release -p sango-train
 
-bench: build bench-kernels ## figures of docs/benchmarks.md: kernels against torch, sango against diffusers
+bench: build bench-kernels ## figures of docs/benchmarks.md: sango against diffusers
 	bench/run
+
+bench-kernels: ## GFLOP/s of the kernels over the models' own shapes
+	$(CARGO) run --release -p sango-kernels --example bench
+
+parity-real: build ## compare with diffusers at the published sizes, random weights (needs the benchmark's Python)
+	$${SANGO_BENCH_PYTHON:-.cache/bench/bin/python} tests/parity/real_sizes.py --sango target/release/sango --work .cache/parity
 
 train-amused: ## train the shipped text-to-image model from nothing (hours)
 	@scripts/setup train

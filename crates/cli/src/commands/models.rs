@@ -1,0 +1,47 @@
+//! `sango models`: what is there, what can be fetched, whether a folder is sound.
+
+use crate::args::ModelsCommand;
+use crate::{model_dir, report};
+use sango_models::amused::AmusedPipeline;
+use sango_models::{LoadOptions, ModelKind};
+use serde_json::json;
+use std::path::Path;
+
+/// Runs `list`, `pull` or `check`.
+pub fn run(command: ModelsCommand, json: bool) -> anyhow::Result<()> {
+    match command {
+        ModelsCommand::List(args) => list(args.models.as_deref(), json),
+        ModelsCommand::Pull { name, models_dir } => {
+            let dir = super::pull::run(&name, models_dir.models.as_deref())?;
+            report::result(json, &json!({ "name": name, "dir": dir }), || format!("{name} is in {}", dir.display()))
+        }
+        ModelsCommand::Check { dir } => check(&dir, json),
+    }
+}
+
+fn list(root: Option<&Path>, json: bool) -> anyhow::Result<()> {
+    let root = model_dir::models_dir(root)?;
+    let models = model_dir::list(&root)?;
+    let rows: Vec<_> = models
+        .iter()
+        .map(|found| json!({ "name": found.name, "kind": found.kind.to_string(), "dir": found.dir }))
+        .collect();
+    report::result(json, &rows, || match models.is_empty() {
+        true => format!("no models in {}", root.display()),
+        false => {
+            let lines = models.iter().map(|found| format!("{:<24} {}", found.name, found.kind));
+            lines.collect::<Vec<_>>().join("\n")
+        }
+    })
+}
+
+/// Loads every weight, so that a wrong name, shape or byte count is found now and not while someone waits.
+fn check(dir: &Path, json: bool) -> anyhow::Result<()> {
+    let kind = sango_models::detect(dir)?;
+    let summary = match kind {
+        ModelKind::Amused => AmusedPipeline::load(dir, &LoadOptions::default().eager())?.summary(),
+        other => anyhow::bail!("{} holds a {other} model, which this version cannot run", dir.display()),
+    };
+    let value = json!({ "dir": dir, "kind": kind.to_string(), "model": summary });
+    report::result(json, &value, || format!("{}: a sound {kind} model\n{summary}", dir.display()))
+}

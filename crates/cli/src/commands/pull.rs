@@ -1,0 +1,72 @@
+//! `sango models pull`: a published checkpoint from the Hugging Face Hub, safetensors only.
+
+use std::path::{Path, PathBuf};
+
+/// Downloads `name` into the models folder and returns where it is. Built without the `hub` feature, it says how to get
+/// the same files by hand.
+#[cfg(not(feature = "hub"))]
+pub fn run(name: &str, _models: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let repository = repository(name)?;
+    anyhow::bail!(
+        "this build cannot download. Build it with `cargo build --release -p sango --features hub`, or fetch \
+         {repository} any other way and name its folder with --model DIR"
+    )
+}
+
+/// Downloads `name` into the models folder and returns where it is.
+#[cfg(feature = "hub")]
+pub fn run(name: &str, models: Option<&Path>) -> anyhow::Result<PathBuf> {
+    use anyhow::Context;
+
+    let repository = repository(name)?;
+    let (owner, model) = repository.split_once('/').context("a repository is written owner/name")?;
+    let root = match models {
+        Some(dir) => dir.to_path_buf(),
+        None => crate::model_dir::models_dir(None).unwrap_or_else(|_| PathBuf::from("models")),
+    };
+    let dir = root.join(model);
+    // Half-precision copies and pickles are left out: they would double the download and are never read.
+    let allowed = ["**/*.json", "*.json", "**/*.txt", "**/*.model", "**/*.safetensors", "*.safetensors", "*.md"];
+    hf_hub::HFClientSync::new()?
+        .model(owner, model)
+        .snapshot_download()
+        .allow_patterns(allowed.map(String::from).to_vec())
+        .ignore_patterns(vec!["**/*.fp16.safetensors".into(), "*.fp16.safetensors".into()])
+        .local_dir(dir.clone())
+        .send()
+        .with_context(|| format!("could not download {repository}"))?;
+    Ok(dir)
+}
+
+/// The repository of a short name, or the repository itself.
+fn repository(name: &str) -> anyhow::Result<&str> {
+    match name {
+        "amused" | "amused-256" => Ok("amused/amused-256"),
+        "amused-512" => Ok("amused/amused-512"),
+        other if is_repository(other) => Ok(other),
+        other => anyhow::bail!("unknown model '{other}'; known are amused-256, amused-512, or any owner/repository"),
+    }
+}
+
+/// Whether `name` is `owner/name` in the Hub's alphabet, and so also safe as a folder name.
+fn is_repository(name: &str) -> bool {
+    let part = |part: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(plain)
+    };
+    name.split_once('/').is_some_and(|(owner, model)| part(owner) && part(model))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_and_repositories() {
+        assert_eq!(repository("amused").ok(), Some("amused/amused-256"));
+        assert_eq!(repository("someone/model").ok(), Some("someone/model"));
+        for bad in ["", "nothing", "a/b/c", "/x", "../..", "a/..", "a b/c"] {
+            assert!(repository(bad).is_err(), "{bad} was accepted");
+        }
+    }
+}
