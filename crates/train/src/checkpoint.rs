@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use tch::Tensor;
+use anyhow::{Context, Result, bail};
+use safetensors::tensor::{Dtype, TensorView};
+use tch::{Kind, Tensor};
 
 /// Names and tensors.
 pub type State = Vec<(String, Tensor)>;
@@ -18,12 +19,8 @@ pub fn save(path: &Path, state: &State) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
     }
     let partial = PathBuf::from(format!("{}.partial", path.display()));
-    let contiguous: State = state
-        .iter()
-        .map(|(name, t)| (name.clone(), t.detach().contiguous()))
-        .collect();
-    Tensor::write_safetensors(&contiguous, &partial)
-        .with_context(|| format!("writing {}", partial.display()))?;
+    let contiguous: State = state.iter().map(|(name, t)| (name.clone(), t.detach().contiguous())).collect();
+    Tensor::write_safetensors(&contiguous, &partial).with_context(|| format!("writing {}", partial.display()))?;
     std::fs::rename(&partial, path).with_context(|| format!("writing {}", path.display()))
 }
 
@@ -32,8 +29,7 @@ pub fn save(path: &Path, state: &State) -> Result<()> {
 /// # Errors
 /// When there is no such file or it is not safetensors.
 pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let tensors =
-        Tensor::read_safetensors(path).with_context(|| format!("reading {}", path.display()))?;
+    let tensors = Tensor::read_safetensors(path).with_context(|| format!("reading {}", path.display()))?;
     Ok(tensors.into_iter().collect())
 }
 
@@ -42,7 +38,53 @@ pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 /// # Errors
 /// When the checkpoint lacks it.
 pub fn get<'a>(state: &'a BTreeMap<String, Tensor>, name: &str) -> Result<&'a Tensor> {
-    state
-        .get(name)
-        .with_context(|| format!("the checkpoint lacks {name:?}: was it written by this stage?"))
+    state.get(name).with_context(|| format!("the checkpoint lacks {name:?}: was it written by this stage?"))
+}
+
+/// Writes weights as `transformers` and `diffusers` do: f32 or bf16, sorted, with the format in the metadata.
+///
+/// # Errors
+/// When a tensor is of another type or the file cannot be written.
+pub fn save_weights(path: &Path, weights: &BTreeMap<String, Tensor>) -> Result<()> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    }
+    let mut parts = Vec::new();
+    for (name, tensor) in weights {
+        let dtype = match tensor.kind() {
+            Kind::Float => Dtype::F32,
+            Kind::BFloat16 => Dtype::BF16,
+            other => bail!("{name} is {other:?}; weights are written as f32 or bf16"),
+        };
+        let mut bytes = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.contiguous().f_copy_data_u8(&mut bytes, tensor.numel())?;
+        let shape: Vec<usize> = tensor.size().iter().map(|&d| d as usize).collect();
+        parts.push((name, dtype, shape, bytes));
+    }
+    let mut views = Vec::new();
+    for (name, dtype, shape, bytes) in &parts {
+        views.push((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?));
+    }
+    let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
+    safetensors::serialize_to_file(views, metadata, path).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_come_back_in_their_type() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("sub/weights.safetensors");
+        let row = Tensor::from_slice(&[1.0f32, -2.5, 3.0]);
+        let weights: BTreeMap<String, Tensor> =
+            [("a".to_owned(), row.view([1, 3])), ("b.c".to_owned(), row.to_kind(Kind::BFloat16))].into();
+        save_weights(&path, &weights).expect("written");
+        assert_eq!(load(&path).expect("read"), weights);
+        let bytes = std::fs::read(&path).expect("bytes");
+        assert!(String::from_utf8_lossy(&bytes[..120]).contains(r#""format":"pt""#));
+        let ids = [("ids".to_owned(), Tensor::from_slice(&[1i64]))].into();
+        assert!(save_weights(&path, &ids).is_err());
+    }
 }

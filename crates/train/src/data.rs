@@ -32,17 +32,10 @@ impl Batch {
             rgb.extend_from_slice(&render(scene, size));
             coverage.extend_from_slice(&object_coverage(&scene.object, size));
         }
-        let pixels = Tensor::from_slice(&rgb)
-            .view([n, side, side, 3])
-            .permute([0, 3, 1, 2])
-            .to_kind(Kind::Float)
-            / 255.0;
+        let pixels =
+            Tensor::from_slice(&rgb).view([n, side, side, 3]).permute([0, 3, 1, 2]).to_kind(Kind::Float) / 255.0;
         let coverage = Tensor::from_slice(&coverage).view([n, 1, side, side]);
-        Self {
-            scenes,
-            pixels,
-            coverage,
-        }
+        Self { scenes, pixels, coverage }
     }
 
     /// The pictures as the codebook sees them: cells of `cell` pixels that the object reaches into are drawn on a
@@ -52,11 +45,7 @@ impl Batch {
     /// never trained on needs; the decoder fills in what is behind from the cells around it.
     pub fn on_neutral(&self, cell: i64) -> Tensor {
         let constant = |rgb: &dyn Fn(&Scene) -> [u8; 3]| {
-            let values: Vec<f32> = self
-                .scenes
-                .iter()
-                .flat_map(|s| rgb(s).map(|c| f32::from(c) / 255.0))
-                .collect();
+            let values: Vec<f32> = self.scenes.iter().flat_map(|s| rgb(s).map(|c| f32::from(c) / 255.0)).collect();
             Tensor::from_slice(&values).view([-1, 3, 1, 1])
         };
         let colours = constant(&|s| s.object.colour.rgb());
@@ -125,11 +114,7 @@ pub fn mix(seed: u64, step: u64) -> u64 {
 
 /// Pixels `[N, 3, H, W]` in 0..1 as RGB bytes, one vector per picture.
 pub fn to_rgb(pixels: &Tensor) -> Vec<Vec<u8>> {
-    let bytes = (pixels.clamp(0.0, 1.0) * 255.0)
-        .round()
-        .to_kind(Kind::Uint8)
-        .permute([0, 2, 3, 1])
-        .contiguous();
+    let bytes = (pixels.clamp(0.0, 1.0) * 255.0).round().to_kind(Kind::Uint8).permute([0, 2, 3, 1]).contiguous();
     let n = bytes.size()[0];
     (0..n)
         .map(|i| {
@@ -154,12 +139,7 @@ pub fn save_sheet(pictures: &[Vec<u8>], size: u32, columns: u32, path: &std::pat
         let (column, row) = (i as u32 % columns, i as u32 / columns);
         let picture = image::RgbImage::from_raw(size, size, rgb.clone())
             .ok_or_else(|| anyhow::anyhow!("a picture has {} bytes, not {size}×{size} RGB", rgb.len()))?;
-        image::imageops::replace(
-            &mut sheet,
-            &picture,
-            i64::from(column * (size + 2)),
-            i64::from(row * (size + 2)),
-        );
+        image::imageops::replace(&mut sheet, &picture, i64::from(column * (size + 2)), i64::from(row * (size + 2)));
     }
     sheet.save(path)?;
     Ok(())

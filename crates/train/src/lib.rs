@@ -10,3 +10,11 @@ pub mod judge;
 pub mod nn;
 pub mod optim;
 pub mod report;
+
+/// Held by every test that draws from libtorch's generator: there is one for the whole process.
+#[cfg(test)]
+pub(crate) fn generator() -> std::sync::MutexGuard<'static, ()> {
+    static GENERATOR: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    tch::set_num_threads(1);
+    GENERATOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -75,6 +75,9 @@ enum Stage {
         /// The folder to write.
         #[arg(long, default_value = "models/shapes/amused")]
         out: PathBuf,
+        /// Guidance of requests that name none.
+        #[arg(long, default_value_t = 1.25)]
+        guidance: f64,
     },
     /// Draws held-out prompts and lets the oracle judge.
     Evaluate {
@@ -113,7 +116,7 @@ fn main() -> Result<()> {
         Stage::Clip { run, options } => clip::train(&options, run.seed, &start(run).dir),
         Stage::Vq { run, options } => vq::train(&options, run.seed, &start(run).dir).map(drop),
         Stage::Transformer { run, options } => transformer::train(&options, run.seed, &start(run).dir),
-        Stage::Export { run, out } => export(&run.dir, &out),
+        Stage::Export { run, out, guidance } => export(&run.dir, &out, guidance),
         Stage::Evaluate { run, options } => evaluate(&options, run.seed, &start(run).dir).map(drop),
         Stage::All(all) => everything(&all),
     }
@@ -145,6 +148,6 @@ fn everything(all: &Everything) -> Result<()> {
         "the VQ model is not good enough to go on ({reconstructions}): train it longer with --vq-steps"
     );
     transformer::train(&all.transformer, seed, dir)?;
-    export(dir, &all.out)?;
-    evaluate(&all.evaluate, seed, dir).map(drop)
+    evaluate(&all.evaluate, seed, dir)?;
+    export(dir, &all.out, all.transformer.guidance)
 }

@@ -55,14 +55,7 @@ pub struct AdamW {
 
 impl Default for AdamW {
     fn default() -> Self {
-        Self {
-            beta1: 0.9,
-            beta2: 0.99,
-            eps: 1e-8,
-            weight_decay: 0.01,
-            clip: 1.0,
-            ema: 0.999,
-        }
+        Self { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01, clip: 1.0, ema: 0.999 }
     }
 }
 
@@ -97,30 +90,18 @@ impl Optimizer {
     /// # Errors
     /// When the store has no trainable variable.
     pub fn new(vs: &VarStore, config: AdamW, kind: Kind) -> Result<Self> {
-        let named: BTreeMap<String, Tensor> = vs
-            .variables()
-            .into_iter()
-            .filter(|(_, t)| t.requires_grad())
-            .collect();
+        let named: BTreeMap<String, Tensor> = vs.variables().into_iter().filter(|(_, t)| t.requires_grad()).collect();
         ensure!(!named.is_empty(), "the model has no trainable parameter");
         let mut slots = Vec::new();
         let mut start = 0;
         for (name, tensor) in &named {
             let len = tensor.numel() as i64;
-            slots.push(Slot {
-                name: name.clone(),
-                shape: tensor.size(),
-                start,
-                len,
-            });
+            slots.push(Slot { name: name.clone(), shape: tensor.size(), start, len });
             start += len;
         }
         let mut params: Vec<Tensor> = named.into_values().collect();
         tch::no_grad(|| {
-            let parts: Vec<Tensor> = params
-                .iter()
-                .map(|p| p.detach().to_kind(Kind::Float).reshape([-1]))
-                .collect();
+            let parts: Vec<Tensor> = params.iter().map(|p| p.detach().to_kind(Kind::Float).reshape([-1])).collect();
             let master = Tensor::cat(&parts, 0);
             let decay: Vec<Tensor> = slots
                 .iter()
@@ -130,11 +111,7 @@ impl Optimizer {
                 })
                 .collect();
             let decay = Tensor::cat(&decay, 0);
-            let working = if kind == Kind::Float {
-                master.shallow_clone()
-            } else {
-                master.to_kind(kind)
-            };
+            let working = if kind == Kind::Float { master.shallow_clone() } else { master.to_kind(kind) };
             for (param, slot) in params.iter_mut().zip(&slots) {
                 param.set_data(&working.narrow(0, slot.start, slot.len).view(&slot.shape[..]));
             }
@@ -186,11 +163,7 @@ impl Optimizer {
                 .zip(&self.slots)
                 .map(|(p, slot)| {
                     let grad = p.grad();
-                    if grad.defined() {
-                        grad.reshape([-1])
-                    } else {
-                        Tensor::zeros([slot.len], (p.kind(), p.device()))
-                    }
+                    if grad.defined() { grad.reshape([-1]) } else { Tensor::zeros([slot.len], (p.kind(), p.device())) }
                 })
                 .collect();
             let mut grad = Tensor::cat(&grads, 0).to_kind(Kind::Float);
@@ -273,10 +246,7 @@ impl Optimizer {
             ("average", self.average.copy()),
             ("step", step),
         ];
-        tensors
-            .into_iter()
-            .map(|(name, t)| (format!("{prefix}.{name}"), t))
-            .collect()
+        tensors.into_iter().map(|(name, t)| (format!("{prefix}.{name}"), t)).collect()
     }
 
     /// Restores what [`Optimizer::state`] gave.
@@ -306,5 +276,104 @@ impl Optimizer {
         })?;
         self.step = get("step", 1)?.int64_value(&[0]) as u64;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use tch::Device;
+    use tch::nn::Init;
+
+    /// Asserts that two lists of named tensors are equal bit for bit.
+    pub(crate) fn same(a: &[(String, Tensor)], b: &[(String, Tensor)]) {
+        assert_eq!(a.len(), b.len());
+        for ((name, x), (other, y)) in a.iter().zip(b) {
+            assert_eq!(name, other);
+            assert_eq!(x, y, "{name}");
+        }
+    }
+
+    fn model(kind: Kind, config: AdamW) -> (VarStore, Tensor, Optimizer) {
+        let vs = VarStore::new(Device::Cpu);
+        let weight = vs.root().var("weight", &[2, 3], Init::Const(0.5));
+        let _ = vs.root().var("scale", &[3], Init::Const(1.0));
+        let optimizer = Optimizer::new(&vs, config, kind).expect("parameters");
+        (vs, weight, optimizer)
+    }
+
+    fn loss(vs: &VarStore, x: &Tensor) -> Tensor {
+        let variables = vs.variables();
+        let y = x.linear::<&Tensor>(&(&variables["weight"] * &variables["scale"]), None);
+        y.square().sum(Kind::Float)
+    }
+
+    #[test]
+    fn the_rate_rises_then_falls_to_its_floor() {
+        let _generator = crate::generator();
+        let schedule = Schedule { peak: 2.0, warmup: 10, total: 110, floor: 0.1 };
+        assert!((schedule.rate(0) - 0.2).abs() < 1e-12);
+        assert!((schedule.rate(9) - 2.0).abs() < 1e-12);
+        assert!((schedule.rate(10) - 2.0).abs() < 1e-12);
+        assert!((schedule.rate(60) - 1.1).abs() < 1e-9);
+        assert!((schedule.rate(110) - 0.2).abs() < 1e-9);
+        assert!((schedule.rate(9999) - 0.2).abs() < 1e-9);
+        assert!((10..109).all(|s| schedule.rate(s + 1) < schedule.rate(s)));
+    }
+
+    #[test]
+    fn one_step_is_that_of_adamw() {
+        let _generator = crate::generator();
+        let config = AdamW { weight_decay: 0.1, clip: 1e9, ..AdamW::default() };
+        let (vs, weight, mut optimizer) = model(Kind::Float, config);
+        let x = Tensor::from_slice(&[1.0f32, 2.0, 0.0]).view([1, 3]);
+        let norm = optimizer.step(&loss(&vs, &x), 0.01);
+        assert!(norm > 0.0);
+        // The first step of Adam moves each weight by the rate against its gradient's sign; decay comes before.
+        let moved = 0.5 - 0.01 * 0.1 * 0.5 - 0.01;
+        assert!((weight.double_value(&[0, 0]) - moved).abs() < 1e-6);
+        let untouched = 0.5 - 0.01 * 0.1 * 0.5;
+        assert!((weight.double_value(&[0, 2]) - untouched).abs() < 1e-6, "no gradient, decay alone");
+        let scale = &vs.variables()["scale"];
+        assert!((scale.double_value(&[0]) - 0.99).abs() < 1e-6, "vectors do not decay");
+    }
+
+    #[test]
+    fn large_gradients_are_clipped() {
+        let _generator = crate::generator();
+        let config = AdamW { clip: 0.001, eps: 1.0, weight_decay: 0.0, ..AdamW::default() };
+        let (vs, weight, mut optimizer) = model(Kind::Float, config);
+        let x = Tensor::from_slice(&[100.0f32, 0.0, 0.0]).view([1, 3]);
+        assert!(optimizer.step(&loss(&vs, &x), 1.0) > 1.0);
+        // With eps 1 the step is about the clipped gradient itself.
+        assert!((0.5 - weight.double_value(&[0, 0])).abs() < 0.002);
+    }
+
+    #[test]
+    fn the_average_follows_and_the_weights_come_back() {
+        let _generator = crate::generator();
+        let (vs, weight, mut optimizer) = model(Kind::BFloat16, AdamW::default());
+        let x = Tensor::ones([1, 3], (Kind::BFloat16, Device::Cpu));
+        for _ in 0..20 {
+            optimizer.step(&loss(&vs, &x), 0.01);
+        }
+        let now = weight.double_value(&[0, 0]);
+        let averaged = optimizer.with_average(|| weight.double_value(&[0, 0]));
+        assert!(averaged > now && averaged < 0.5, "{now} < {averaged} < 0.5");
+        assert_eq!(weight.double_value(&[0, 0]), now);
+        optimizer.reset_average();
+        assert_eq!(optimizer.with_average(|| weight.double_value(&[0, 0])), now);
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_model_is_refused() {
+        let _generator = crate::generator();
+        let (_, _, mut optimizer) = model(Kind::Float, AdamW::default());
+        let mut state: BTreeMap<String, Tensor> = optimizer.state("m").into_iter().collect();
+        assert!(optimizer.restore("m", &state).is_ok());
+        assert!(optimizer.restore("other", &state).is_err());
+        state.insert("m.mean".into(), Tensor::zeros([4], (Kind::Float, Device::Cpu)));
+        let error = optimizer.restore("m", &state).expect_err("another size");
+        assert!(format!("{error:#}").contains("m.mean"), "{error:#}");
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 /// Log and progress of one stage.
@@ -21,12 +22,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Opens `dir/stage.jsonl` for appending, dropping lines from `step` on (a resumed run writes them again).
+    /// Notes the options in `dir/stage.options.json` and opens `dir/stage.jsonl` for appending, dropping lines from `step` on (a resumed run writes them again).
     ///
     /// # Errors
     /// When the log cannot be written.
-    pub fn open(dir: &Path, stage: &str, step: u64, total: u64) -> Result<Self> {
+    pub fn open(dir: &Path, stage: &str, options: &impl Serialize, step: u64, total: u64) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        std::fs::write(dir.join(format!("{stage}.options.json")), serde_json::to_string_pretty(options)?)?;
         let path = dir.join(format!("{stage}.jsonl"));
         let old = std::fs::read_to_string(&path).unwrap_or_default();
         let kept: Vec<(&str, Value)> = old
@@ -44,13 +46,7 @@ impl Report {
         bar.set_prefix(stage.to_owned());
         bar.set_position(step);
         bar.reset_eta();
-        Ok(Self {
-            bar,
-            log,
-            path,
-            started: Instant::now(),
-            before: Duration::from_secs_f64(before.unwrap_or(0.0)),
-        })
+        Ok(Self { bar, log, path, started: Instant::now(), before: Duration::from_secs_f64(before.unwrap_or(0.0)) })
     }
 
     /// Time spent in this stage, runs before a resume included.
@@ -101,8 +97,7 @@ impl Report {
 /// # Errors
 /// When the log cannot be read or the picture not be written.
 pub fn draw_curve(log: &Path, name: &str, png: &Path) -> Result<()> {
-    let text =
-        std::fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
+    let text = std::fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
     let points: Vec<(f64, f64)> = text
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
@@ -129,9 +124,7 @@ pub fn draw_curve(log: &Path, name: &str, png: &Path) -> Result<()> {
         let root = BitMapBackend::with_buffer(rgb, (width, height)).into_drawing_area();
         root.fill(&WHITE)?;
         let y = (low * 0.95..high * 1.05).log_scale();
-        let mut chart = ChartBuilder::on(&root)
-            .margin(16)
-            .build_cartesian_2d(first..last, y)?;
+        let mut chart = ChartBuilder::on(&root).margin(16).build_cartesian_2d(first..last, y)?;
         // No text: the bitmap backend would need a font, and the numbers are in the log.
         chart.draw_series(LineSeries::new(points, RGBColor(190, 205, 235)))?;
         let line = RGBColor(30, 70, 160).stroke_width(2);

@@ -58,9 +58,8 @@ impl EmaCodebook {
         if n == 0 {
             return 0;
         }
-        let error = (flat - codebook.index_select(0, ids))
-            .square()
-            .sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+        let error =
+            (flat - codebook.index_select(0, ids)).square().sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
         // Drawn with probability by error, so that one outlier does not take all.
         let worst = error.clamp_min(1e-12).multinomial(n, false);
         let dead = dead.narrow(0, 0, n);
@@ -82,9 +81,7 @@ pub fn kmeans(points: &Tensor, k: i64, rounds: usize) -> Tensor {
         let mut nearest = Tensor::full([m], f64::INFINITY, (Kind::Float, points.device()));
         while centres.size()[0] < k {
             let last = centres.narrow(0, centres.size()[0] - 1, 1);
-            let distance = (&points - last)
-                .square()
-                .sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+            let distance = (&points - last).square().sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
             nearest = nearest.minimum(&distance);
             let next = nearest.clamp_min(1e-12).multinomial(1, false);
             centres = Tensor::cat(&[centres, points.index_select(0, &next)], 0);
@@ -108,6 +105,7 @@ mod tests {
 
     #[test]
     fn kmeans_finds_separate_clusters() {
+        let _generator = crate::generator();
         tch::manual_seed(1);
         let centres = Tensor::from_slice(&[0.0f32, 0.0, 9.0, 9.0, -9.0, 4.0]).view([3, 2]);
         let points = centres.repeat([50, 1]) + Tensor::randn([150, 2], (Kind::Float, tch::Device::Cpu)) * 0.1;
@@ -119,6 +117,7 @@ mod tests {
 
     #[test]
     fn unused_codes_move_to_where_the_error_is() {
+        let _generator = crate::generator();
         tch::manual_seed(2);
         let mut codebook = Tensor::from_slice(&[0.0f32, 100.0]).view([2, 1]);
         let mut ema = EmaCodebook::new(&codebook, 0.5);

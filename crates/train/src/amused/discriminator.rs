@@ -22,10 +22,7 @@ impl PatchDiscriminator {
                 Conv2d::build(&layer, widths[i], widths[i + 1], 4, 2, 1, 1, true)
             })
             .collect();
-        Self {
-            layers,
-            head: Conv2d::new(&(path / "head"), widths[3], 1, 3),
-        }
+        Self { layers, head: Conv2d::new(&(path / "head"), widths[3], 1, 3) }
     }
 
     /// Pixels `[N, 3, H, W]` → logits `[N, 1, H/8, W/8]`, high for real.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tch::nn::VarStore;
 use tch::{Device, Kind};
 
-use super::export::{GUIDANCE, read_json};
+use super::export::read_json;
 use super::patches::PatchCodebook;
 use super::sampler::{Sampling, sample};
 use super::text::TextCache;
@@ -27,7 +27,7 @@ pub struct EvaluateOptions {
     #[arg(long, default_value_t = 400)]
     pub prompts: usize,
     /// Guidance scales to try.
-    #[arg(long, value_delimiter = ',', default_values_t = [GUIDANCE])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1.25])]
     pub guidance_scales: Vec<f64>,
     /// Steps of each drawing.
     #[arg(long, default_value_t = 12)]
@@ -109,9 +109,7 @@ impl Drawer {
 pub fn evaluate(options: &EvaluateOptions, seed: u64, dir: &Path) -> Result<Value> {
     let mut drawer = Drawer::open(dir)?;
     let mut rng = rng(mix(seed, 51));
-    let anywhere: Vec<Scene> = (0..options.reconstructions)
-        .map(|_| Scene::sample_held_out(&mut rng))
-        .collect();
+    let anywhere: Vec<Scene> = (0..options.reconstructions).map(|_| Scene::sample_held_out(&mut rng)).collect();
     let settled: Vec<Scene> = anywhere.iter().map(|&s| settle(s, 0.25, &mut rng)).collect();
     let mut lines = Vec::new();
     let mut say = |what: String, tally: &Tally| {
@@ -131,11 +129,8 @@ pub fn evaluate(options: &EvaluateOptions, seed: u64, dir: &Path) -> Result<Valu
     }
     let (unseen, seen) = (held_out(options.prompts), trained_on(options.prompts));
     for (i, &guidance_scale) in options.guidance_scales.iter().enumerate() {
-        let sampling = Sampling {
-            steps: options.sampling_steps,
-            guidance_scale,
-            temperature: (options.temperature, 0.0),
-        };
+        let sampling =
+            Sampling { steps: options.sampling_steps, guidance_scale, temperature: (options.temperature, 0.0) };
         let pictures = drawer.draw(&unseen, &sampling, seed);
         let steps = sampling.steps;
         let tally = judge::tally(&unseen, &pictures, SIZE as usize);

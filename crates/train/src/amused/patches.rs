@@ -109,10 +109,7 @@ impl PatchCodebook {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &std::path::Path) -> Result<()> {
-        let state = vec![
-            ("patches".to_owned(), self.patches.copy()),
-            ("vectors".to_owned(), self.vectors.copy()),
-        ];
+        let state = vec![("patches".to_owned(), self.patches.copy()), ("vectors".to_owned(), self.vectors.copy())];
         checkpoint::save(path, &state)
     }
 
@@ -132,10 +129,11 @@ impl PatchCodebook {
 /// Pictures as rows of patches, row by row: `[N, 3, H, W]` → `[N, h·w, 3·patch²]`.
 fn cut(pixels: &Tensor, patch: i64) -> Tensor {
     let (n, c, h, w) = pixels.size4().unwrap_or((0, 0, 0, 0));
-    pixels
-        .reshape([n, c, h / patch, patch, w / patch, patch])
-        .permute([0, 2, 4, 1, 3, 5])
-        .reshape([n, (h / patch) * (w / patch), c * patch * patch])
+    pixels.reshape([n, c, h / patch, patch, w / patch, patch]).permute([0, 2, 4, 1, 3, 5]).reshape([
+        n,
+        (h / patch) * (w / patch),
+        c * patch * patch,
+    ])
 }
 
 /// `centres` along the `dim` directions in which `rows` vary most, scaled by one number to a deviation of 1.
@@ -156,6 +154,7 @@ mod tests {
 
     #[test]
     fn pasted_tokens_look_like_the_picture() {
+        let _generator = crate::generator();
         let options = PatchOptions { codes: 256, code_dim: 16, patch_pictures: 256 };
         let book = PatchCodebook::learn(&options, 1);
         let batch = Batch::held_out(2, 16, 64);
@@ -168,6 +167,7 @@ mod tests {
 
     #[test]
     fn cutting_and_pasting_are_inverse() {
+        let _generator = crate::generator();
         let batch = Batch::held_out(3, 2, 64);
         let rows = cut(&batch.pixels, 8).flatten(0, 1);
         let book = PatchCodebook { vectors: rows.copy(), patches: rows, patch: 8 };

@@ -30,10 +30,7 @@ pub fn sample(model: &UVit2DModel, condition: &Condition, empty: &Condition, sam
         let cells = model.cells();
         let mask = model.mask_token();
         let both = Condition {
-            encoder_hidden_states: Tensor::cat(
-                &[&empty.encoder_hidden_states, &condition.encoder_hidden_states],
-                0,
-            ),
+            encoder_hidden_states: Tensor::cat(&[&empty.encoder_hidden_states, &condition.encoder_hidden_states], 0),
             pooled_text_emb: Tensor::cat(&[&empty.pooled_text_emb, &condition.pooled_text_emb], 0),
             micro_conds: Tensor::cat(&[&empty.micro_conds, &condition.micro_conds], 0),
         };
@@ -85,6 +82,7 @@ mod tests {
 
     #[test]
     fn every_step_leaves_as_many_masked_as_the_schedule_says() {
+        let _generator = crate::generator();
         tch::manual_seed(3);
         let sampling = Sampling::default();
         let mask = 9;

@@ -1,7 +1,7 @@
 //! The data of the transformer: pictures as codes, each with a caption.
 
-use sango_shapes::{Prompt, Scene, rng};
 use rand::{Rng, RngExt};
+use sango_shapes::{Prompt, Scene, rng};
 use tch::{Kind, Tensor};
 
 use super::patches::PatchCodebook;
@@ -21,14 +21,7 @@ impl TokenData {
     /// Renders and encodes `n` training scenes and embeds their captions.
     ///
     /// `jitter` is how much of a scene's deviation from the grid stays (see [`settle`]).
-    pub fn build(
-        book: &PatchCodebook,
-        text: &mut TextCache,
-        seed: u64,
-        n: usize,
-        size: usize,
-        jitter: f32,
-    ) -> Self {
+    pub fn build(book: &PatchCodebook, text: &mut TextCache, seed: u64, n: usize, size: usize, jitter: f32) -> Self {
         let mut rng = rng(mix(seed, 31));
         let (mut tokens, mut captions) = (Vec::new(), Vec::new());
         for start in (0..n).step_by(256) {
@@ -42,10 +35,7 @@ impl TokenData {
             captions.extend(text.add(&said));
             tokens.push(book.tokenize(&Batch::render(scenes, size)));
         }
-        Self {
-            tokens: Tensor::cat(&tokens, 0),
-            captions: Tensor::from_slice(&captions),
-        }
+        Self { tokens: Tensor::cat(&tokens, 0), captions: Tensor::from_slice(&captions) }
     }
 
     /// Tokens and caption rows of one step; a caption becomes the empty prompt (row 0) one time in ten.
@@ -100,6 +90,7 @@ mod tests {
 
     #[test]
     fn masks_hide_between_one_and_all_cells() {
+        let _generator = crate::generator();
         tch::manual_seed(5);
         let tokens = Tensor::zeros([400, 64], (Kind::Int64, tch::Device::Cpu));
         let (ids, masked) = mask_cells(&tokens, 7);
@@ -114,6 +105,7 @@ mod tests {
 
     #[test]
     fn captions_that_leave_things_out_still_parse() {
+        let _generator = crate::generator();
         let mut rng = rng(6);
         for _ in 0..500 {
             let scene = Scene::sample_training(&mut rng);

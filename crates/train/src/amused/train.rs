@@ -31,23 +31,23 @@ pub const CELL: i64 = 8;
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct TransformerOptions {
     /// Steps in all.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 10_000)]
     pub steps: u64,
     /// Stop after this many minutes of training (checked against the log, resumes included); the rate then falls
     /// with the time instead of the steps.
     #[arg(long)]
     pub minutes: Option<f64>,
     /// Pictures per step.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 64)]
     pub batch: usize,
     /// Peak learning rate.
-    #[arg(long, default_value_t = 1.5e-3)]
+    #[arg(long, default_value_t = 1.2e-3)]
     pub rate: f64,
     /// Pictures rendered and encoded before training.
-    #[arg(long, default_value_t = 32_768)]
+    #[arg(long, default_value_t = 16_384)]
     pub pictures: usize,
     /// How far objects stray from the grid of tokens, 0–1 of what the world allows.
-    #[arg(long, default_value_t = 0.25)]
+    #[arg(long, default_value_t = 0.2)]
     pub jitter: f32,
     /// Width of the model.
     #[arg(long, default_value_t = 192)]
@@ -58,9 +58,9 @@ pub struct TransformerOptions {
     /// Convolution blocks before and after them.
     #[arg(long, default_value_t = 1)]
     pub res_blocks: i64,
-    /// Halve the grid inside the model.
+    /// Keep the grid as it is inside the model instead of halving it.
     #[arg(long)]
-    pub downsample: bool,
+    pub no_downsample: bool,
     /// Fix embedding and output weight of each code to what the code looks like instead of learning them freely.
     #[arg(long)]
     pub fixed_codes: bool,
@@ -74,7 +74,7 @@ pub struct TransformerOptions {
     #[arg(long, default_value_t = 1000)]
     pub evaluate_every: u64,
     /// Guidance of the evaluations.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 1.25)]
     pub guidance: f64,
 }
 
@@ -92,8 +92,8 @@ impl TransformerOptions {
             in_channels: self.hidden,
             block_out_channels: self.hidden,
             num_res_blocks: self.res_blocks,
-            downsample: self.downsample,
-            upsample: self.downsample,
+            downsample: !self.no_downsample,
+            upsample: !self.no_downsample,
             block_num_heads: self.hidden / 32,
             num_hidden_layers: self.layers,
             num_attention_heads: self.hidden / 32,
@@ -142,7 +142,19 @@ impl TransformerTrainer {
         }
         let settings = AdamW { weight_decay: 0.02, ema: 0.999, beta2: 0.98, ..AdamW::default() };
         let optimizer = Optimizer::new(&vs, settings, options.kind())?;
-        Ok(Self { options: options.clone(), config, seed, vs, model, optimizer, text, book, data, dir: dir.to_owned(), step: 0 })
+        Ok(Self {
+            options: options.clone(),
+            config,
+            seed,
+            vs,
+            model,
+            optimizer,
+            text,
+            book,
+            data,
+            dir: dir.to_owned(),
+            step: 0,
+        })
     }
 
     /// Number of parameters.
@@ -211,6 +223,7 @@ impl TransformerTrainer {
         let mut weights = self.optimizer.averaged();
         let fixed = self.vs.variables().into_iter().filter(|(_, t)| !t.requires_grad());
         weights.extend(fixed.map(|(name, t)| (name, t.to_kind(Kind::Float).copy())));
+        weights.sort_by(|a, b| a.0.cmp(&b.0));
         (self.config.clone(), weights)
     }
 }
@@ -254,7 +267,7 @@ pub fn train(options: &TransformerOptions, seed: u64, dir: &Path) -> Result<()> 
         trainer.resume(&saved)?;
     }
     println!("{:.2} M parameters", trainer.parameters() as f64 / 1e6);
-    let mut report = Report::open(dir, "transformer", trainer.step, options.steps)?;
+    let mut report = Report::open(dir, "transformer", options, trainer.step, options.steps)?;
     let sampling = Sampling { guidance_scale: options.guidance, ..Sampling::default() };
     let warmup = 200;
     // With a time limit, progress is the share of the time used, so that the rate still falls to its floor.
@@ -292,4 +305,69 @@ fn write_weights(trainer: &TransformerTrainer, dir: &Path) -> Result<()> {
     checkpoint::save(&dir.join("transformer.safetensors"), &weights)?;
     std::fs::write(dir.join("transformer.json"), serde_json::to_string_pretty(&config)?)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amused::patches::PatchOptions;
+    use crate::clip::train::save_untrained;
+    use crate::optim::tests::same;
+
+    fn options(no_downsample: bool) -> TransformerOptions {
+        TransformerOptions {
+            steps: 10,
+            minutes: None,
+            batch: 4,
+            rate: 1e-3,
+            pictures: 16,
+            jitter: 0.2,
+            hidden: 32,
+            layers: 1,
+            res_blocks: 1,
+            no_downsample,
+            fixed_codes: false,
+            f32: false,
+            label_smoothing: 0.0,
+            evaluate_every: 100,
+            guidance: 2.0,
+        }
+    }
+
+    #[test]
+    fn a_resumed_run_is_the_same_bit_for_bit() {
+        let _generator = crate::generator();
+        let dir = tempfile::tempdir().expect("a folder");
+        let book = PatchOptions { codes: 16, code_dim: 4, patch_pictures: 16 };
+        PatchCodebook::learn(&book, 1).save(&dir.path().join("codebook.safetensors")).expect("saved");
+        save_untrained(2, dir.path()).expect("a text tower");
+        let saved = dir.path().join("checkpoint.safetensors");
+        for options in [options(true), TransformerOptions { fixed_codes: true, ..options(false) }] {
+            let mut straight = TransformerTrainer::new(&options, 3, dir.path()).expect("a model");
+            (0..2).for_each(|_| {
+                straight.train_step(1e-3);
+            });
+            straight.save(&saved).expect("saved");
+            let last = (0..2).map(|_| straight.train_step(1e-3)).last();
+
+            let mut resumed = TransformerTrainer::new(&options, 3, dir.path()).expect("a model");
+            resumed.resume(&saved).expect("resumed");
+            let again = (0..2).map(|_| resumed.train_step(1e-3)).last();
+            assert_eq!(last, again);
+            same(&straight.export().1, &resumed.export().1);
+            let (tally, pictures) = straight.evaluate(&held_out(2), &Sampling::default());
+            assert_eq!((tally.pictures, pictures.len()), (2, 2));
+            assert!(pictures == resumed.evaluate(&held_out(2), &Sampling::default()).1, "the same drawings");
+        }
+    }
+
+    #[test]
+    fn there_are_enough_prompts_never_trained_on() {
+        let _generator = crate::generator();
+        let prompts = held_out(10_000);
+        assert!(prompts.len() >= 300, "{}", prompts.len());
+        let held = |p: &Prompt| p.attributes().is_some_and(|a| split::is_held_out(&a));
+        assert!(prompts.iter().all(held));
+        assert!(!trained_on(100).iter().any(held));
+    }
 }

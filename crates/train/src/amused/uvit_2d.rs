@@ -119,8 +119,7 @@ impl SkipFFTransformerBlock {
     fn new(path: &Path, channels: i64, heads: i64, hidden: i64) -> Self {
         let attention = |name: &str| Attention::new(&(path / name), channels, channels, heads, false);
         Self {
-            kv_mapper: (hidden != channels)
-                .then(|| Linear::new(&(path / "kv_mapper"), hidden, channels, false)),
+            kv_mapper: (hidden != channels).then(|| Linear::new(&(path / "kv_mapper"), hidden, channels, false)),
             norm1: RmsNorm::new(&(path / "norm1"), channels, EPS),
             attn1: attention("attn1"),
             norm2: RmsNorm::new(&(path / "norm2"), channels, EPS),

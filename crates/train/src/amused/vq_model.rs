@@ -62,9 +62,7 @@ struct MidBlock {
 impl MidBlock {
     fn new(path: &Path, channels: i64, groups: i64) -> Self {
         let resnets = path / "resnets";
-        Self {
-            resnets: [0, 1].map(|i| ResnetBlock2D::new(&(&resnets / i), channels, channels, groups)),
-        }
+        Self { resnets: [0, 1].map(|i| ResnetBlock2D::new(&(&resnets / i), channels, channels, groups)) }
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
@@ -102,12 +100,9 @@ impl Encoder {
                 resnets.push(ResnetBlock2D::new(&resnet, inputs, outputs, groups));
                 inputs = outputs;
             }
-            let downsampler = (i + 1 < widths.len())
-                .then(|| Downsample2D::new(&(&block / "downsamplers" / 0), outputs));
-            down_blocks.push(DownEncoderBlock2D {
-                resnets,
-                downsampler,
-            });
+            let downsampler =
+                (i + 1 < widths.len()).then(|| Downsample2D::new(&(&block / "downsamplers" / 0), outputs));
+            down_blocks.push(DownEncoderBlock2D { resnets, downsampler });
         }
         Self {
             conv_in: Conv2d::new(&(path / "conv_in"), 3, widths[0], 3),
@@ -163,8 +158,7 @@ impl Decoder {
                 resnets.push(ResnetBlock2D::new(&resnet, inputs, outputs, groups));
                 inputs = outputs;
             }
-            let upsampler = (i + 1 < widths.len())
-                .then(|| Upsample2D::new(&(&block / "upsamplers" / 0), outputs));
+            let upsampler = (i + 1 < widths.len()).then(|| Upsample2D::new(&(&block / "upsamplers" / 0), outputs));
             up_blocks.push(UpDecoderBlock2D { resnets, upsampler });
         }
         Self {
@@ -269,9 +263,7 @@ impl VqModel {
 pub fn nearest_codes(flat: &Tensor, codebook: &Tensor) -> Tensor {
     tch::no_grad(|| {
         let flat = flat.detach();
-        let norms = codebook
-            .square()
-            .sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+        let norms = codebook.square().sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
         // |x - c|² without |x|², which does not change the order.
         (norms - flat.matmul(&codebook.transpose(0, 1)) * 2.0).argmin(-1, false)
     })

@@ -15,6 +15,7 @@ use tch::{Device, Kind, Reduction, Tensor};
 use super::codebook::{EmaCodebook, kmeans};
 use super::discriminator::PatchDiscriminator;
 use super::patches::PatchCodebook;
+use super::vq_loss::{flat_cells, flat_spread, reconstruction_loss, unique};
 use super::vq_model::{VqConfig, VqModel, nearest_codes};
 use crate::checkpoint::{self, State};
 use crate::data::{Batch, mix, save_sheet, to_rgb};
@@ -26,7 +27,7 @@ use crate::report::Report;
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct VqOptions {
     /// Steps in all.
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 6000)]
     pub vq_steps: u64,
     /// Learn the codebook with the model instead of taking it from patches.
     #[arg(long)]
@@ -92,7 +93,7 @@ pub struct VqTrainer {
 }
 
 /// What one step measured.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct VqLosses {
     /// Weighted reconstruction, L1 + 2·L2.
     pub reconstruction: f64,
@@ -124,20 +125,13 @@ impl VqTrainer {
         if let Some(teacher) = &teacher {
             tch::no_grad(|| model.codebook().shallow_clone().copy_(&teacher.vectors));
         }
-        let settings = AdamW {
-            weight_decay: 0.0,
-            ema: 0.998,
-            ..AdamW::default()
-        };
+        let settings = AdamW { weight_decay: 0.0, ema: 0.998, ..AdamW::default() };
         let kind = if options.vq_f32 { Kind::Float } else { Kind::BFloat16 };
         let optimizer = Optimizer::new(&vs, settings, kind)?;
         let adversary = if options.gan > 0.0 {
             let vs = VarStore::new(Device::Cpu);
             let network = PatchDiscriminator::new(&vs.root(), 32);
-            let settings = AdamW {
-                beta1: 0.5,
-                ..settings
-            };
+            let settings = AdamW { beta1: 0.5, ..settings };
             Some((network, Optimizer::new(&vs, settings, Kind::Float)?))
         } else {
             None
@@ -163,12 +157,7 @@ impl VqTrainer {
     }
 
     fn rate(&self) -> f64 {
-        let schedule = Schedule {
-            peak: self.options.vq_rate,
-            warmup: 100,
-            total: self.options.vq_steps,
-            floor: 0.02,
-        };
+        let schedule = Schedule { peak: self.options.vq_rate, warmup: 100, total: self.options.vq_steps, floor: 0.02 };
         schedule.rate(self.step)
     }
 
@@ -189,13 +178,13 @@ impl VqTrainer {
         let decoded = self.model.decode(&decoder_input.to_kind(self.kind)).to_kind(Kind::Float);
         let reconstruction = reconstruction_loss(&decoded, &batch);
         losses.reconstruction = reconstruction.double_value(&[]);
-        loss = loss + reconstruction;
+        loss += reconstruction;
         let rate = self.rate();
         let warm = self.step >= self.options.vq_warmup;
         if let Some((network, optimizer)) = self.adversary.as_mut().filter(|_| warm) {
             let judged = network.loss(&batch.pixels, &decoded);
             optimizer.step(&judged, rate * 0.25);
-            loss = loss + network.generator_loss(&decoded) * self.options.gan;
+            loss += network.generator_loss(&decoded) * self.options.gan;
         }
         losses.norm = self.optimizer.step(&loss, rate);
         self.step += 1;
@@ -203,7 +192,13 @@ impl VqTrainer {
     }
 
     /// The codes of the teacher for the decoder, and how far the encoder is from naming them.
-    fn taught(&self, teacher: &PatchCodebook, batch: &Batch, latents: &Tensor, losses: &mut VqLosses) -> (Tensor, Tensor) {
+    fn taught(
+        &self,
+        teacher: &PatchCodebook,
+        batch: &Batch,
+        latents: &Tensor,
+        losses: &mut VqLosses,
+    ) -> (Tensor, Tensor) {
         let (n, _, h, w) = latents.size4().unwrap_or((0, 0, 0, 0));
         let codes = self.model.lookup(&teacher.tokenize(batch).view([n, h, w]));
         let commitment = latents.mse_loss(&codes, Reduction::Mean);
@@ -366,7 +361,7 @@ pub fn train(options: &VqOptions, seed: u64, dir: &Path) -> Result<judge::Tally>
     if saved.exists() {
         trainer.resume(&saved)?;
     }
-    let mut report = Report::open(dir, "vq", trainer.step, options.vq_steps)?;
+    let mut report = Report::open(dir, "vq", options, trainer.step, options.vq_steps)?;
     while trainer.step < options.vq_steps {
         let losses = trainer.train_step();
         let step = trainer.step;
@@ -417,59 +412,72 @@ fn save_comparison(score: &VqScore, size: u32, path: &Path) -> Result<()> {
     save_sheet(&sheet, size, 16, path)
 }
 
-/// L1 + 2·L2 with pixels in and around the object weighted up, the more the less it stands out.
-fn reconstruction_loss(decoded: &Tensor, batch: &Batch) -> Tensor {
-    let near = batch.coverage.max_pool2d([5, 5], [1, 1], [2, 2], [1, 1], false);
-    let gain: Vec<f32> = batch
-        .scenes
-        .iter()
-        .map(|scene| {
-            let (a, b) = (scene.object.colour.rgb(), scene.attributes.background.rgb());
-            let distance = (0..3).map(|i| (f32::from(a[i]) - f32::from(b[i])).powi(2)).sum::<f32>().sqrt();
-            8.0 * (300.0 / distance).clamp(1.0, 2.0)
-        })
-        .collect();
-    let gain = Tensor::from_slice(&gain).view([-1, 1, 1, 1]);
-    let weight = near * gain + 1.0;
-    let error = (decoded - &batch.pixels).abs();
-    let per_pixel = &error + error.square() * 2.0;
-    (per_pixel * &weight).mean(Kind::Float) / weight.mean(Kind::Float)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amused::patches::PatchOptions;
+    use crate::optim::tests::same;
 
-/// Cells of the token grid with nothing but background in them and their neighbours: `[N, h, w]`, boolean.
-fn flat_cells(batch: &Batch, grid: i64) -> Tensor {
-    let cell = batch.coverage.size()[3] / grid;
-    batch
-        .coverage
-        .max_pool2d([cell, cell], [cell, cell], [0, 0], [1, 1], false)
-        .max_pool2d([3, 3], [1, 1], [1, 1], [1, 1], false)
-        .squeeze_dim(1)
-        .le(0.0)
-}
-
-/// How far the latents of flat cells are from the mean of their background: pulled together, plain background takes
-/// few codes, whatever its position, and there is less noise to model later.
-fn flat_spread(latents: &Tensor, batch: &Batch) -> Tensor {
-    let (_, _, grid, _) = latents.size4().unwrap_or((0, 0, 1, 1));
-    let flat = flat_cells(batch, grid);
-    let backgrounds: Vec<i64> = batch.scenes.iter().map(|s| s.attributes.background.index() as i64).collect();
-    let backgrounds = Tensor::from_slice(&backgrounds).view([-1, 1, 1]).expand_as(&flat);
-    let rows = latents.permute([0, 2, 3, 1]);
-    let mut total = Tensor::zeros([], (Kind::Float, latents.device()));
-    for background in 0..sango_shapes::Background::COUNT as i64 {
-        let here = flat.logical_and(&backgrounds.eq(background)).unsqueeze(-1);
-        let found = rows.masked_select(&here).view([-1, latents.size()[1]]);
-        if found.size()[0] > 0 {
-            let mean = found.mean_dim([0i64].as_slice(), true, Kind::Float).detach();
-            let spread = (found - mean).square();
-            total = total + spread.sum(Kind::Float);
+    fn options() -> VqOptions {
+        VqOptions {
+            vq_steps: 8,
+            learn_codebook: false,
+            vq_warmup: 2,
+            vq_batch: 2,
+            vq_rate: 1e-3,
+            learned_codes: 16,
+            learned_dim: 4,
+            vq_widths: vec![8, 8, 8, 8],
+            vq_layers: 0,
+            gan: 0.1,
+            vq_f32: false,
         }
     }
-    total / (latents.numel() as f64)
-}
 
-fn unique(ids: &Tensor) -> i64 {
-    let (values, _, _) = ids.reshape([-1]).unique_consecutive(false, false, None);
-    let (values, _) = values.sort(0, false);
-    values.unique_consecutive(false, false, None).0.numel() as i64
+    fn teacher(learned: bool) -> Option<PatchCodebook> {
+        let options = PatchOptions { codes: 16, code_dim: 4, patch_pictures: 16 };
+        (!learned).then(|| PatchCodebook::learn(&options, 1))
+    }
+
+    #[test]
+    fn a_resumed_run_is_the_same_bit_for_bit() {
+        let _generator = crate::generator();
+        let dir = tempfile::tempdir().expect("a folder");
+        for learned in [false, true] {
+            let path = dir.path().join(format!("{learned}.safetensors"));
+            let mut straight = VqTrainer::new(&options(), 3, teacher(learned)).expect("a model");
+            (0..3).for_each(|_| {
+                straight.train_step();
+            });
+            straight.save(&path).expect("saved");
+            let last = (0..2).map(|_| straight.train_step()).last();
+
+            let mut resumed = VqTrainer::new(&options(), 99, teacher(learned)).expect("a model");
+            resumed.seed = 3;
+            resumed.resume(&path).expect("resumed");
+            let again = (0..2).map(|_| resumed.train_step()).last();
+            assert_eq!(last, again);
+            same(&straight.weights(), &resumed.weights());
+        }
+    }
+
+    #[test]
+    fn an_adversary_changes_the_training() {
+        let _generator = crate::generator();
+        let train = |gan: f64| {
+            let options = VqOptions { gan, ..options() };
+            let mut trainer = VqTrainer::new(&options, 3, teacher(false)).expect("a model");
+            (0..4).map(|_| trainer.train_step()).last().map(|losses| losses.norm)
+        };
+        assert_ne!(train(0.0), train(1.0));
+    }
+
+    #[test]
+    fn a_few_steps_reduce_the_loss() {
+        let _generator = crate::generator();
+        let options = VqOptions { vq_steps: 40, vq_rate: 4e-3, gan: 0.0, vq_batch: 4, ..options() };
+        let mut trainer = VqTrainer::new(&options, 5, teacher(false)).expect("a model");
+        let losses: Vec<f64> = (0..40).map(|_| trainer.train_step().reconstruction).collect();
+        assert!(losses[30..].iter().sum::<f64>() < 0.8 * losses[..10].iter().sum::<f64>(), "{losses:?}");
+    }
 }

@@ -167,11 +167,7 @@ impl VisionTower {
         let normal = |stdev| Init::Randn { mean: 0.0, stdev };
         Self {
             class_embedding: embeddings.var("class_embedding", &[dim], normal(0.05)),
-            patch_embedding: (&embeddings / "patch_embedding").var(
-                "weight",
-                &[dim, 3, patch, patch],
-                normal(0.05),
-            ),
+            patch_embedding: (&embeddings / "patch_embedding").var("weight", &[dim, 3, patch, patch], normal(0.05)),
             position_embedding: Embedding::new(&(&embeddings / "position_embedding"), tokens, dim, 0.05),
             // The name is spelled so in transformers.
             pre_layrnorm: LayerNorm::new(&(&model / "pre_layrnorm"), dim, EPS, true),
@@ -204,7 +200,5 @@ impl VisionTower {
 
 fn encoder(model: &Path, config: &ClipConfig) -> Vec<EncoderLayer> {
     let layers = model / "encoder" / "layers";
-    (0..config.num_hidden_layers)
-        .map(|i| EncoderLayer::new(&(&layers / i), config))
-        .collect()
+    (0..config.num_hidden_layers).map(|i| EncoderLayer::new(&(&layers / i), config)).collect()
 }

@@ -57,9 +57,7 @@ pub fn tokenizer() -> Tokenizer {
 /// Captions as `[N, length]` ids.
 pub fn ids(tokenizer: &Tokenizer, captions: &[String], length: i64) -> Tensor {
     let rows: Vec<i64> = captions.iter().flat_map(|c| tokenizer.encode(c)).collect();
-    Tensor::from_slice(&rows)
-        .view([-1, POSITIONS as i64])
-        .narrow(1, 0, length)
+    Tensor::from_slice(&rows).view([-1, POSITIONS as i64]).narrow(1, 0, length)
 }
 
 impl ClipTrainer {
@@ -77,11 +75,7 @@ impl ClipTrainer {
         let text = TextTower::new(&root, &config, vocab, positions, tokenizer.end());
         let vision = VisionTower::new(&root, &config, SIZE, PATCH);
         let logit_scale = root.var("logit_scale", &[1], Init::Const(2.0));
-        let settings = AdamW {
-            weight_decay: 0.05,
-            ema: 0.99,
-            ..AdamW::default()
-        };
+        let settings = AdamW { weight_decay: 0.05, ema: 0.99, ..AdamW::default() };
         let optimizer = Optimizer::new(&vs, settings, Kind::Float)?;
         Ok(Self { options: options.clone(), seed, tokenizer, text, vision, logit_scale, optimizer, step: 0 })
     }
@@ -108,15 +102,10 @@ impl ClipTrainer {
         let captions: Vec<String> = prompts.iter().map(|p| p.paraphrase(&mut rng)).collect();
         let logits = self.logits(&batch.pixels, &captions);
         let targets = same(&prompts, &prompts);
-        let loss = (cross_entropy(&logits, &targets)
-            + cross_entropy(&logits.transpose(0, 1), &targets.transpose(0, 1)))
-            * 0.5;
-        let schedule = Schedule {
-            peak: self.options.clip_rate,
-            warmup: 50,
-            total: self.options.clip_steps,
-            floor: 0.02,
-        };
+        let loss =
+            (cross_entropy(&logits, &targets) + cross_entropy(&logits.transpose(0, 1), &targets.transpose(0, 1))) * 0.5;
+        let schedule =
+            Schedule { peak: self.options.clip_rate, warmup: 50, total: self.options.clip_steps, floor: 0.02 };
         let norm = self.optimizer.step(&loss, schedule.rate(self.step));
         self.step += 1;
         (loss.double_value(&[]), norm)
@@ -133,6 +122,12 @@ impl ClipTrainer {
         right.gt(0.0).to_kind(Kind::Float).mean(Kind::Float).double_value(&[])
     }
 
+    /// The text tower alone, under the names of `transformers`.
+    fn text_weights(&self) -> State {
+        let weights = self.optimizer.weights().into_iter();
+        weights.filter(|(name, _)| name.starts_with("text_")).collect()
+    }
+
     fn state(&self) -> State {
         let mut state = self.optimizer.state("model");
         state.push(("step".into(), Tensor::from_slice(&[self.step as i64])));
@@ -142,17 +137,14 @@ impl ClipTrainer {
 
 /// `[n, m]`: in each row equal shares for all the prompts that say the same, which are as right as the row's own.
 fn same(rows: &[Prompt], columns: &[Prompt]) -> Tensor {
-    let equal: Vec<f32> = rows
-        .iter()
-        .flat_map(|a| columns.iter().map(move |b| f32::from(u8::from(a == b))))
-        .collect();
+    let equal: Vec<f32> = rows.iter().flat_map(|a| columns.iter().map(move |b| f32::from(u8::from(a == b)))).collect();
     let equal = Tensor::from_slice(&equal).view([rows.len() as i64, columns.len() as i64]);
     &equal / equal.sum_dim_intlist([1i64].as_slice(), true, Kind::Float)
 }
 
 fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Tensor {
-    let per_row = (logits.log_softmax(-1, Kind::Float) * targets)
-        .sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+    let per_row =
+        (logits.log_softmax(-1, Kind::Float) * targets).sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
     -per_row.mean(Kind::Float)
 }
 
@@ -168,7 +160,7 @@ pub fn train(options: &ClipOptions, seed: u64, dir: &Path) -> Result<()> {
         trainer.optimizer.restore("model", &state)?;
         trainer.step = checkpoint::get(&state, "step")?.int64_value(&[0]) as u64;
     }
-    let mut report = Report::open(dir, "clip", trainer.step, options.clip_steps)?;
+    let mut report = Report::open(dir, "clip", options, trainer.step, options.clip_steps)?;
     while trainer.step < options.clip_steps {
         let (loss, norm) = trainer.train_step();
         let step = trainer.step;
@@ -183,13 +175,7 @@ pub fn train(options: &ClipOptions, seed: u64, dir: &Path) -> Result<()> {
     }
     report.finish("loss")?;
     trainer.text.tie_padding_positions(CONTEXT - 1);
-    let text: State = trainer
-        .optimizer
-        .weights()
-        .into_iter()
-        .filter(|(name, _)| name.starts_with("text_"))
-        .collect();
-    checkpoint::save(&dir.join("text_encoder.safetensors"), &text)?;
+    checkpoint::save(&dir.join("text_encoder.safetensors"), &trainer.text_weights())?;
     println!("held-out pictures that chose their caption among 256: {:.3}", trainer.evaluate(256));
     Ok(())
 }
@@ -207,4 +193,51 @@ pub fn load_text_tower(dir: &Path) -> Result<(TextTower, Tokenizer)> {
     vs.freeze();
     vs.read_safetensors(dir.join("text_encoder.safetensors"))?;
     Ok((tower, tokenizer))
+}
+
+/// Leaves a text tower with its first random weights in `dir`, for tests of what comes after it.
+#[cfg(test)]
+pub(crate) fn save_untrained(seed: u64, dir: &Path) -> Result<()> {
+    let options = ClipOptions { clip_steps: 1, clip_batch: 2, clip_rate: 1e-3 };
+    let trainer = ClipTrainer::new(&options, seed)?;
+    checkpoint::save(&dir.join("text_encoder.safetensors"), &trainer.text_weights())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_does_not_change_the_pooled_text() {
+        let _generator = crate::generator();
+        tch::manual_seed(1);
+        let dir = tempfile::tempdir().expect("a folder");
+        save_untrained(4, dir.path()).expect("saved");
+        let (tower, tokenizer) = load_text_tower(dir.path()).expect("loaded");
+        let caption = vec!["a small cyan star".to_owned()];
+        let short = tower.forward(&ids(&tokenizer, &caption, 8)).text_embeds;
+        let long = tower.forward(&ids(&tokenizer, &caption, POSITIONS as i64)).text_embeds;
+        assert!((short - long).abs().max().double_value(&[]) < 1e-5);
+    }
+
+    #[test]
+    fn equal_prompts_share_their_target() {
+        let _generator = crate::generator();
+        let a = Prompt { place: Some(sango_shapes::Place::Center), ..Prompt::default() };
+        let b = Prompt::default();
+        let rows = [a, b, a];
+        let targets = same(&rows, &rows);
+        assert!((targets.double_value(&[0, 2]) - 0.5).abs() < 1e-6);
+        assert_eq!(targets.double_value(&[0, 1]), 0.0);
+        assert_eq!(targets.double_value(&[1, 1]), 1.0);
+    }
+
+    #[test]
+    fn a_few_steps_learn_something() {
+        let _generator = crate::generator();
+        let options = ClipOptions { clip_steps: 12, clip_batch: 16, clip_rate: 1e-3 };
+        let mut trainer = ClipTrainer::new(&options, 6).expect("towers");
+        let losses: Vec<f64> = (0..12).map(|_| trainer.train_step().0).collect();
+        assert!(losses[9..].iter().sum::<f64>() < losses[..3].iter().sum::<f64>(), "{losses:?}");
+    }
 }

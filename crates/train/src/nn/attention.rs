@@ -48,10 +48,11 @@ pub(crate) fn split(x: &Tensor, heads: i64) -> Tensor {
 /// softmax(q·kᵀ/√d + bias)·v with explicit products: the backward pass of the fused kernel is far slower on a CPU.
 pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>) -> Tensor {
     let scale = 1.0 / (q.size().last().copied().unwrap_or(1) as f64).sqrt();
-    let mut scores = (q * scale).matmul(&k.transpose(-2, -1));
-    if let Some(bias) = bias {
-        scores = scores + bias;
-    }
+    let scores = (q * scale).matmul(&k.transpose(-2, -1));
+    let scores = match bias {
+        Some(bias) => scores + bias,
+        None => scores,
+    };
     let kind = scores.kind();
     scores.softmax(-1, kind).matmul(v)
 }

@@ -87,8 +87,7 @@ impl ResnetBlock2D {
             conv1: Conv2d::new(&(path / "conv1"), inputs, outputs, 3),
             norm2: GroupNorm::new(&(path / "norm2"), groups, outputs, 1e-6),
             conv2: Conv2d::new(&(path / "conv2"), outputs, outputs, 3),
-            conv_shortcut: (inputs != outputs)
-                .then(|| Conv2d::new(&(path / "conv_shortcut"), inputs, outputs, 1)),
+            conv_shortcut: (inputs != outputs).then(|| Conv2d::new(&(path / "conv_shortcut"), inputs, outputs, 1)),
         }
     }
 
@@ -112,9 +111,7 @@ pub struct Downsample2D {
 impl Downsample2D {
     /// Adds `conv` below `path`.
     pub fn new(path: &Path, channels: i64) -> Self {
-        Self {
-            conv: Conv2d::build(&(path / "conv"), channels, channels, 3, 2, 0, 1, true),
-        }
+        Self { conv: Conv2d::build(&(path / "conv"), channels, channels, 3, 2, 0, 1, true) }
     }
 
     /// `[N, C, H, W]` → `[N, C, H/2, W/2]`.
@@ -132,9 +129,7 @@ pub struct Upsample2D {
 impl Upsample2D {
     /// Adds `conv` below `path`.
     pub fn new(path: &Path, channels: i64) -> Self {
-        Self {
-            conv: Conv2d::new(&(path / "conv"), channels, channels, 3),
-        }
+        Self { conv: Conv2d::new(&(path / "conv"), channels, channels, 3) }
     }
 
     /// `[N, C, H, W]` → `[N, C, 2H, 2W]`.

@@ -15,10 +15,7 @@ use tch::nn::{Init, Path};
 /// PyTorch's default for linear and convolution weights: uniform in ±1/√fan_in.
 pub(crate) fn fan_in_uniform(fan_in: i64) -> Init {
     let bound = 1.0 / (fan_in as f64).sqrt();
-    Init::Uniform {
-        lo: -bound,
-        up: bound,
-    }
+    Init::Uniform { lo: -bound, up: bound }
 }
 
 /// `torch.nn.Linear`: `weight` is `[out, in]`.
@@ -64,9 +61,7 @@ impl Embedding {
     /// Adds `weight` below `path`, normal with the given deviation.
     pub fn new(path: &Path, rows: i64, dim: i64, stdev: f64) -> Self {
         let init = Init::Randn { mean: 0.0, stdev };
-        Self {
-            weight: path.var("weight", &[rows, dim], init),
-        }
+        Self { weight: path.var("weight", &[rows, dim], init) }
     }
 
     /// Integer ids of any shape → `[…, dim]`.

@@ -15,10 +15,7 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// Adds `weight` below `path`, all ones.
     pub fn new(path: &Path, dim: i64, eps: f64) -> Self {
-        Self {
-            weight: path.var("weight", &[dim], Init::Const(1.0)),
-            eps,
-        }
+        Self { weight: path.var("weight", &[dim], Init::Const(1.0)), eps }
     }
 
     /// `[…, dim]` → `[…, dim]`.
@@ -30,9 +27,7 @@ impl RmsNorm {
     fn inverse_rms(&self, x: &Tensor) -> Tensor {
         let dim = *self.weight.size().last().unwrap_or(&1) as f64;
         let norm = x.norm_scalaropt_dim_dtype(2.0, [-1i64].as_slice(), true, Kind::Float);
-        ((norm.square() / dim) + self.eps)
-            .rsqrt()
-            .to_kind(x.kind())
+        ((norm.square() / dim) + self.eps).rsqrt().to_kind(x.kind())
     }
 }
 
@@ -57,13 +52,7 @@ impl LayerNorm {
     /// `[…, dim]` → `[…, dim]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let dim = self.weight.size();
-        x.layer_norm(
-            &dim,
-            Some(&self.weight),
-            self.bias.as_ref(),
-            self.eps,
-            false,
-        )
+        x.layer_norm(&dim, Some(&self.weight), self.bias.as_ref(), self.eps, false)
     }
 }
 
@@ -89,13 +78,7 @@ impl GroupNorm {
 
     /// `[N, C, H, W]` → `[N, C, H, W]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.group_norm(
-            self.groups,
-            Some(&self.weight),
-            Some(&self.bias),
-            self.eps,
-            false,
-        )
+        x.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, false)
     }
 }
 
@@ -118,8 +101,7 @@ impl GlobalResponseNorm {
     /// `[N, H·W, C]` → `[N, H·W, C]`; the reference keeps height and width apart, the norm goes over both.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let gx = x.norm_scalaropt_dim_dtype(2.0, [1i64].as_slice(), true, Kind::Float);
-        let nx = (&gx / (gx.mean_dim([-1i64].as_slice(), true, Kind::Float) + 1e-6))
-            .to_kind(x.kind());
+        let nx = (&gx / (gx.mean_dim([-1i64].as_slice(), true, Kind::Float) + 1e-6)).to_kind(x.kind());
         // gamma·x·nx + beta + x, with the two factors of x joined on the small tensor first.
         let scale = nx * self.gamma.squeeze_dim(0) + 1.0;
         x * scale + self.beta.squeeze_dim(0)
