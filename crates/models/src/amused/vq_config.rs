@@ -86,12 +86,17 @@ impl VQConfig {
             config.multiple("block_out_channels", channels, "norm_num_groups", c.norm_num_groups)?;
         }
         for (field, value) in [
-            ("layers_per_block", c.layers_per_block),
+            // The decoder has one more than this; an encoder may do with its convolutions alone.
+            ("layers_per_block", c.layers_per_block.saturating_add(1)),
             ("latent_channels", c.latent_channels),
             ("num_vq_embeddings", c.num_vq_embeddings),
             ("vq_embed_dim", c.code_width()),
         ] {
             config.positive(field, value)?;
+        }
+        if c.layers_per_block == 0 && c.block_out_channels.windows(2).any(|pair| pair[0] != pair[1]) {
+            let detail = "is 0, which leaves nothing to change the number of channels between block_out_channels";
+            return Err(config.error("layers_per_block", detail));
         }
         config.equal("in_channels", c.in_channels, "the number of colours", 3)?;
         config.equal("out_channels", c.out_channels, "the number of colours", 3)?;
