@@ -84,6 +84,11 @@ export class Studio {
     return this.page.locator(`#stage[data-state="${state}"]`).waitFor();
   }
 
+  /** The line that says where the job is. */
+  headline() {
+    return this.page.locator("#headline").innerText();
+  }
+
   /** Waits until the line that says where the job is reads so. */
   says(text) {
     return this.page.locator("#headline", { hasText: new RegExp(`^${text}$`) }).waitFor();

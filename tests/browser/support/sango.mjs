@@ -98,6 +98,16 @@ export class Sango {
       .map((line) => JSON.parse(line.slice("data:".length)));
   }
 
+  /** Stops the process where it is; what it is sent meanwhile waits. */
+  freeze() {
+    this.#process.kill("SIGSTOP");
+  }
+
+  /** Lets the process go on. */
+  thaw() {
+    this.#process.kill("SIGCONT");
+  }
+
   /** Ends the process: `SIGTERM` as an operator would, `SIGKILL` as a crash would. */
   async end(signal) {
     if (this.#process.exitCode !== null || this.#process.signalCode !== null) return;
