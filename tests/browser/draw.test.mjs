@@ -51,17 +51,21 @@ test("a typed prompt becomes a picture, step by step", async () => {
 
   const { steps } = (await sango.api(`v1/jobs/${id}`)).request.options;
   assert.equal(steps, 12);
-  assert.deepEqual(await studio.frames(), Array.from({ length: steps }, (_, index) => index + 1));
+  // A frame for every preview, and the finished picture for the last step.
+  const previews = (await sango.events(id)).filter(({ event }) => event === "preview").map(({ data }) => data.step);
+  await page.locator('#filmstrip [data-step="12"] img').waitFor();
+  assert.deepEqual(await studio.frames(), [...new Set([...previews, 12])]);
 });
 
 test("a frame of the filmstrip shows its step, and the finished picture comes back", async () => {
   const finished = await page.locator("#picture").getAttribute("src");
-  await page.getByRole("button", { name: "Step 3", exact: true }).click();
-  await page.getByText("Step 3 of 12", { exact: true }).waitFor();
+  const [first, second] = await studio.frames();
+  await page.getByRole("button", { name: `Step ${first}`, exact: true }).click();
+  await page.getByText(`Step ${first} of 12`, { exact: true }).waitFor();
   assert.match(await page.locator("#picture").getAttribute("src"), /^data:image\/png/);
   await page.keyboard.press("ArrowRight");
-  await page.getByText("Step 4 of 12", { exact: true }).waitFor();
-  await page.getByRole("button", { name: "Step 4", exact: true }).click();
+  await page.getByText(`Step ${second} of 12`, { exact: true }).waitFor();
+  await page.getByRole("button", { name: `Step ${second}`, exact: true }).click();
   assert.equal(await page.locator("#picture").getAttribute("src"), finished);
 });
 
@@ -92,10 +96,13 @@ test("drawing another keeps the words and changes the seed", async () => {
 test("a reload brings back the job on the stage, its filmstrip and the history", async () => {
   const shown = await studio.shownJob();
   const { jobs } = await sango.api("v1/jobs");
+  await page.locator('#filmstrip [data-step="12"] img').waitFor();
+  const frames = await studio.frames();
   await page.reload();
   await studio.state("finished");
   assert.equal(await studio.shownJob(), shown);
-  assert.equal((await studio.frames()).length, 12);
+  await page.waitForFunction((count) => document.querySelectorAll("#filmstrip img").length >= count, frames.length);
+  assert.deepEqual(await studio.frames(), frames);
   const links = page.locator("#history a");
   assert.deepEqual(
     await links.evaluateAll((all) => all.map((link) => link.getAttribute("href"))),

@@ -35,6 +35,7 @@ export class Filmstrip {
     }
 
     const running = run.job.state === "running";
+    const over = isOver(run.job.state);
     const newest = frames.at(-1)?.step ?? 0;
     const shown = looking ?? newest;
     const sources = new Map(frames.map((frame) => [frame.step, frame.src]));
@@ -42,6 +43,8 @@ export class Filmstrip {
       const step = stepOf(button) ?? 0;
       const src = sources.get(step);
       showPicture(button, src);
+      // A server in a hurry leaves previews out; nothing will come into their places any more.
+      if (button.parentElement) button.parentElement.hidden = over && src === undefined;
       button.disabled = src === undefined;
       button.tabIndex = step === shown ? 0 : -1;
       button.setAttribute("aria-pressed", String(step === looking));
