@@ -38,7 +38,7 @@ export class Studio {
     studio.page.on("pageerror", (error) => studio.complaints.push(error.message));
     studio.page.on("console", (message) => {
       // A dropped line is logged by the browser itself; losing it is what some tests are about.
-      if (message.type() === "error" && !/WebSocket|ERR_CONNECTION|ERR_SOCKET_NOT_CONNECTED|ERR_EMPTY_RESPONSE/.test(message.text())) {
+      if (message.type() === "error" && !/WebSocket|ERR_(CONNECTION|SOCKET|EMPTY_RESPONSE)/.test(message.text())) {
         studio.complaints.push(message.text());
       }
     });
