@@ -1,9 +1,9 @@
 //! The AMX micro-kernel: 32 rows by a panel of 32 columns in four tiles of f32 sums, with `tdpbf16ps`.
 //!
 //! The intrinsics are unstable, so the instructions are written out. All use of tile registers between configuration and
-//! release is inside one `asm!` block per call, which walks a table with the addresses of each step's tiles. Rows at equal
-//! distances are loaded where they lie; others (a convolution at the edge of an image row, a tile that is not full) are
-//! first copied side by side.
+//! release is inside one `asm!` block per call, which walks a table of segments: the steps over the channels of one tap. Rows
+//! at equal distances are loaded where they lie; others (a convolution at the edge of an image row, a tile that is not
+//! full) are first copied side by side.
 
 use std::arch::asm;
 
@@ -17,7 +17,7 @@ pub(crate) const TILE: usize = 16;
 /// Channels of one step, and the bytes they take in a row.
 const CHANNELS: usize = 32;
 const STEP_BYTES: usize = 64;
-/// Steps per `asm!` block: 512 channels.
+/// Steps per `asm!` block at most: 512 channels.
 const STEPS: usize = 16;
 
 /// The tile configuration: palette 1, all eight tiles 16 rows of 64 bytes.
@@ -56,13 +56,16 @@ pub(crate) unsafe fn release() {
     unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
 }
 
-/// Where one step finds its tiles. The `asm!` below knows the offsets.
+/// Successive steps that lie equally far apart: the channels of one tap. The `asm!` below knows the offsets.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Step {
+struct Segment {
     rows: [*const u8; 2],
     row_stride: [usize; 2],
+    /// Bytes from one step's rows to the next one's.
+    step: usize,
     panel: *const u8,
+    steps: usize,
 }
 
 /// Room for one step's rows when they have to be copied together.
@@ -76,62 +79,89 @@ struct Copied([[u8; STEP_BYTES]; ROWS]);
 /// Everything the tile names exists, rows are padded with zeros to a multiple of 32 channels, `row_strides` has an entry
 /// per tap and 16 rows, `sums` has room for 32 rows; this thread's tiles are configured.
 pub(crate) unsafe fn multiply(tile: &Tile<'_>) {
-    let mut steps = [Step { rows: [std::ptr::null(); 2], row_stride: [0; 2], panel: std::ptr::null() }; STEPS];
+    const EMPTY: Segment =
+        Segment { rows: [std::ptr::null(); 2], row_stride: [0; 2], step: 0, panel: std::ptr::null(), steps: 0 };
+    let mut segments = [EMPTY; STEPS];
     let mut copies = [std::mem::MaybeUninit::<Copied>::uninit(); STEPS];
-    let mut filled = 0;
+    // Segments filled in, and the steps in them.
+    let (mut filled, mut steps) = (0, 0);
     let mut accumulate = tile.accumulate;
     for tap in tile.block.taps.clone() {
-        for channel in tile.block.channels.clone().step_by(CHANNELS) {
-            if filled == STEPS {
-                // SAFETY: all steps are filled in.
-                unsafe { run(&steps, tile, accumulate) };
-                (filled, accumulate) = (0, true);
+        let mut channel = tile.block.channels.start;
+        while channel < tile.block.channels.end {
+            if steps == STEPS {
+                // SAFETY: these segments are filled in.
+                unsafe { run(&segments[..filled], tile, accumulate) };
+                (filled, steps, accumulate) = (0, 0, true);
             }
-            // SAFETY: the channel exists (with padding) in rows and panel.
+            let count = (tile.block.channels.end - channel).div_ceil(CHANNELS).min(STEPS - steps);
+            // SAFETY: the channels exist (with padding) in rows and panel, and there are as many copies left.
             unsafe {
                 let panel = tile.panel.add(tap * tile.tap_bytes + channel * PANEL * 2);
-                steps[filled] = step(tile, tap, channel * 2, panel, copies[filled].as_mut_ptr().cast());
+                segments[filled] = segment(tile, tap, channel * 2, (panel, count), copies[steps].as_mut_ptr().cast());
             }
-            filled += 1;
+            (filled, steps) = (filled + 1, steps + count);
+            channel += count * CHANNELS;
         }
     }
-    if filled > 0 || !accumulate {
+    if steps > 0 || !accumulate {
         // SAFETY: as above.
-        unsafe { run(&steps[..filled], tile, accumulate) };
+        unsafe { run(&segments[..filled], tile, accumulate) };
     }
 }
 
 /// # Safety
-/// As [`multiply`]; `copy` has room for 32 rows of 64 bytes.
+/// As [`multiply`]; `copy` has room for 32 rows of 64 bytes for each of `steps`.
 #[inline(always)]
-unsafe fn step(tile: &Tile<'_>, tap: usize, offset: usize, panel: *const u8, copy: *mut u8) -> Step {
-    let mut step = Step { rows: [copy; 2], row_stride: [STEP_BYTES; 2], panel };
-    for half in 0..tile.live.div_ceil(TILE) {
-        let live = TILE.min(tile.live - half * TILE);
-        // SAFETY: the tables cover every live row; each row has 64 bytes at the offset.
+unsafe fn segment(
+    tile: &Tile<'_>,
+    tap: usize,
+    offset: usize,
+    (panel, steps): (*const u8, usize),
+    copy: *mut u8,
+) -> Segment {
+    let mut segment = Segment { rows: [copy; 2], row_stride: [STEP_BYTES; 2], step: STEP_BYTES, panel, steps };
+    let halves = tile.live.div_ceil(TILE);
+    // SAFETY: the tables cover every live row.
+    unsafe {
+        let rows = tile.rows.add(tap * tile.row_stride);
+        let strides = tile.row_strides.add(tap * (tile.row_stride / TILE));
+        if tile.live == halves * TILE && (0..halves).all(|half| *strides.add(half) != 0) {
+            for half in 0..halves {
+                segment.rows[half] = (*rows.add(half * TILE)).add(offset);
+                segment.row_stride[half] = *strides.add(half);
+            }
+            return segment;
+        }
+        copy_rows(rows, tile.live, offset, steps, copy);
+    }
+    segment.rows[1] = copy.wrapping_add(TILE * STEP_BYTES);
+    segment.step = size_of::<Copied>();
+    segment
+}
+
+/// Lays the rows of each step side by side, padded with zeros to whole tiles.
+///
+/// # Safety
+/// As [`segment`].
+unsafe fn copy_rows(rows: *const *const u8, live: usize, offset: usize, steps: usize, copy: *mut u8) {
+    for step in 0..steps {
+        // SAFETY: each live row has 64 bytes per step from the offset on.
         unsafe {
-            let rows = tile.rows.add(tap * tile.row_stride + half * TILE);
-            let stride = *tile.row_strides.add(tap * (tile.row_stride / TILE) + half);
-            if live == TILE && stride != 0 {
-                step.rows[half] = (*rows).add(offset);
-                step.row_stride[half] = stride;
-                continue;
-            }
-            let copy = copy.add(half * TILE * STEP_BYTES);
-            step.rows[half] = copy;
+            let copy = copy.add(step * size_of::<Copied>());
             for row in 0..live {
-                std::ptr::copy_nonoverlapping((*rows.add(row)).add(offset), copy.add(row * STEP_BYTES), STEP_BYTES);
+                let from = (*rows.add(row)).add(offset + step * STEP_BYTES);
+                std::ptr::copy_nonoverlapping(from, copy.add(row * STEP_BYTES), STEP_BYTES);
             }
-            copy.add(live * STEP_BYTES).write_bytes(0, (TILE - live) * STEP_BYTES);
+            copy.add(live * STEP_BYTES).write_bytes(0, (live.next_multiple_of(TILE) - live) * STEP_BYTES);
         }
     }
-    step
 }
 
 /// # Safety
 /// Every step's tiles are readable, `tile.sums` has 32 rows (16 when no more are live); tiles are configured.
-unsafe fn run(steps: &[Step], tile: &Tile<'_>, accumulate: bool) {
-    let (table, count) = (steps.as_ptr(), steps.len());
+unsafe fn run(segments: &[Segment], tile: &Tile<'_>, accumulate: bool) {
+    let (table, count) = (segments.as_ptr(), segments.len());
     // SAFETY: the caller's promise; the tile registers are used by nothing else.
     unsafe {
         if tile.live > TILE {
@@ -140,45 +170,58 @@ unsafe fn run(steps: &[Step], tile: &Tile<'_>, accumulate: bool) {
                 "tilezero tmm1",
                 "tilezero tmm2",
                 "tilezero tmm3",
-                "test {accumulate:e}, {accumulate:e}",
+                "lea {above}, [{sums} + 2048]",
+                "test {steps:e}, {steps:e}",
                 "jz 2f",
                 "tileloadd tmm0, [{sums} + {stride}]",
                 "tileloadd tmm1, [{sums} + {stride} + 64]",
-                "tileloadd tmm2, [{below} + {stride}]",
-                "tileloadd tmm3, [{below} + {stride} + 64]",
+                "tileloadd tmm2, [{above} + {stride}]",
+                "tileloadd tmm3, [{above} + {stride} + 64]",
                 "2:",
                 "test {count}, {count}",
-                "jz 4f",
+                "jz 5f",
                 "3:",
-                "mov {rows}, [{table}]",
-                "mov {row_stride}, [{table} + 16]",
-                "mov {panel}, [{table} + 32]",
-                "tileloadd tmm4, [{rows} + {row_stride}]",
+                "mov {above}, [{table}]",
+                "mov {below}, [{table} + 8]",
+                "mov {above_stride}, [{table} + 16]",
+                "mov {below_stride}, [{table} + 24]",
+                "mov {step}, [{table} + 32]",
+                "mov {panel}, [{table} + 40]",
+                "mov {steps}, [{table} + 48]",
+                "4:",
+                "tileloadd tmm4, [{above} + {above_stride}]",
                 "tileloadd tmm6, [{panel} + {stride}]",
                 "tileloadd tmm7, [{panel} + {stride} + 64]",
-                "mov {rows}, [{table} + 8]",
-                "mov {row_stride}, [{table} + 24]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{rows} + {row_stride}]",
+                "tileloadd tmm5, [{below} + {below_stride}]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {table}, 40",
+                "add {above}, {step}",
+                "add {below}, {step}",
+                "add {panel}, 2048",
+                "dec {steps}",
+                "jnz 4b",
+                "add {table}, 56",
                 "dec {count}",
                 "jnz 3b",
-                "4:",
+                "5:",
+                "lea {above}, [{sums} + 2048]",
                 "tilestored [{sums} + {stride}], tmm0",
                 "tilestored [{sums} + {stride} + 64], tmm1",
-                "tilestored [{below} + {stride}], tmm2",
-                "tilestored [{below} + {stride} + 64], tmm3",
-                accumulate = in(reg) u32::from(accumulate),
+                "tilestored [{above} + {stride}], tmm2",
+                "tilestored [{above} + {stride} + 64], tmm3",
+                // First whether to accumulate, then what is left of the segment.
+                steps = inout(reg) usize::from(accumulate) => _,
                 sums = in(reg) tile.sums,
-                below = in(reg) tile.sums.add(TILE * PANEL),
                 stride = in(reg) PANEL * size_of::<f32>(),
                 table = inout(reg) table => _,
                 count = inout(reg) count => _,
-                rows = out(reg) _,
-                row_stride = out(reg) _,
+                above = out(reg) _,
+                below = out(reg) _,
+                above_stride = out(reg) _,
+                below_stride = out(reg) _,
+                step = out(reg) _,
                 panel = out(reg) _,
                 options(nostack),
             );
@@ -186,35 +229,43 @@ unsafe fn run(steps: &[Step], tile: &Tile<'_>, accumulate: bool) {
             asm!(
                 "tilezero tmm0",
                 "tilezero tmm1",
-                "test {accumulate:e}, {accumulate:e}",
+                "test {steps:e}, {steps:e}",
                 "jz 2f",
                 "tileloadd tmm0, [{sums} + {stride}]",
                 "tileloadd tmm1, [{sums} + {stride} + 64]",
                 "2:",
                 "test {count}, {count}",
-                "jz 4f",
+                "jz 5f",
                 "3:",
                 "mov {rows}, [{table}]",
                 "mov {row_stride}, [{table} + 16]",
-                "mov {panel}, [{table} + 32]",
+                "mov {step}, [{table} + 32]",
+                "mov {panel}, [{table} + 40]",
+                "mov {steps}, [{table} + 48]",
+                "4:",
                 "tileloadd tmm4, [{rows} + {row_stride}]",
                 "tileloadd tmm6, [{panel} + {stride}]",
                 "tileloadd tmm7, [{panel} + {stride} + 64]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "add {table}, 40",
+                "add {rows}, {step}",
+                "add {panel}, 2048",
+                "dec {steps}",
+                "jnz 4b",
+                "add {table}, 56",
                 "dec {count}",
                 "jnz 3b",
-                "4:",
+                "5:",
                 "tilestored [{sums} + {stride}], tmm0",
                 "tilestored [{sums} + {stride} + 64], tmm1",
-                accumulate = in(reg) u32::from(accumulate),
+                steps = inout(reg) usize::from(accumulate) => _,
                 sums = in(reg) tile.sums,
                 stride = in(reg) PANEL * size_of::<f32>(),
                 table = inout(reg) table => _,
                 count = inout(reg) count => _,
                 rows = out(reg) _,
                 row_stride = out(reg) _,
+                step = out(reg) _,
                 panel = out(reg) _,
                 options(nostack),
             );

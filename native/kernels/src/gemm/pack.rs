@@ -261,11 +261,19 @@ impl PackedWeights {
         self.out_columns().div_ceil(self.panel_columns())
     }
 
+    /// Bytes of one channel of one panel.
+    pub(crate) fn row_bytes(&self) -> usize {
+        match self.precision {
+            Precision::F32 => PANEL * 4,
+            Precision::Bf16 => PANEL * 2,
+        }
+    }
+
     /// Bytes of one tap of one panel.
     pub(crate) fn tap_bytes(&self) -> usize {
         match self.precision {
-            Precision::F32 => self.channels * PANEL * 4,
-            Precision::Bf16 => self.channels.next_multiple_of(PANEL) * PANEL * 2,
+            Precision::F32 => self.channels * self.row_bytes(),
+            Precision::Bf16 => self.channels.next_multiple_of(PANEL) * self.row_bytes(),
         }
     }
 
