@@ -1,4 +1,4 @@
-//! `f32` memory that is used again instead of being returned to the system.
+//! Memory of floating-point tensors that is used again instead of being returned to the system.
 //!
 //! A forward pass asks for the same few large sizes thousands of times. Memory fresh from the system has to be mapped
 //! and zeroed page by page, which costs more than many of the ops that fill it, so a thread keeps the large buffers it
@@ -7,22 +7,27 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
+use half::bf16;
+
 /// Smaller buffers are left to the allocator, which is quick at these.
 const MIN_KEPT: usize = 16 * 1024;
-/// Buffers one thread keeps at most.
+/// Buffers of a type that one thread keeps at most.
 const MAX_KEPT: usize = 16;
-/// Elements one thread keeps at most (64 MiB).
-const MAX_KEPT_ELEMENTS: usize = 16 << 20;
+/// Elements of a type that one thread keeps at most: the working set of a decoder at its largest resolution.
+const MAX_KEPT_ELEMENTS: usize = 48 << 20;
 
-#[derive(Default)]
-struct FreeList {
-    buffers: Vec<Vec<f32>>,
+pub(crate) struct FreeList<T> {
+    buffers: Vec<Vec<T>>,
     elements: usize,
 }
 
-impl FreeList {
+impl<T> FreeList<T> {
+    const fn new() -> Self {
+        Self { buffers: Vec::new(), elements: 0 }
+    }
+
     /// The smallest kept buffer that holds `len` elements without wasting more than half of itself.
-    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
+    fn take(&mut self, len: usize) -> Option<Vec<T>> {
         let best = (0..self.buffers.len())
             .filter(|&i| (len..=2 * len).contains(&self.buffers[i].capacity()))
             .min_by_key(|&i| self.buffers[i].capacity())?;
@@ -31,7 +36,7 @@ impl FreeList {
         Some(buffer)
     }
 
-    fn keep(&mut self, buffer: Vec<f32>) {
+    fn keep(&mut self, buffer: Vec<T>) {
         self.elements += buffer.capacity();
         self.buffers.push(buffer);
         while self.buffers.len() > MAX_KEPT || self.elements > MAX_KEPT_ELEMENTS {
@@ -40,65 +45,86 @@ impl FreeList {
     }
 }
 
-thread_local! {
-    static FREE: RefCell<FreeList> = RefCell::default();
+/// An element type whose buffers are kept.
+pub(crate) trait Kept: Copy + 'static {
+    const ZERO: Self;
+
+    /// Calls `f` with this thread's list, unless the thread is ending and the list is gone.
+    fn free_list<R>(f: impl FnOnce(&mut FreeList<Self>) -> R) -> Option<R>;
 }
+
+macro_rules! kept {
+    ($($t:ty, $zero:expr);*) => {$(
+        impl Kept for $t {
+            const ZERO: Self = $zero;
+
+            fn free_list<R>(f: impl FnOnce(&mut FreeList<Self>) -> R) -> Option<R> {
+                thread_local! {
+                    static FREE: RefCell<FreeList<$t>> = const { RefCell::new(FreeList::new()) };
+                }
+                FREE.try_with(|free| f(&mut free.borrow_mut())).ok()
+            }
+        }
+    )*};
+}
+kept!(f32, 0.0; bf16, bf16::ZERO);
 
 /// Gives the memory this thread has kept back to the system; call it between stages that work in different sizes.
 pub fn release_buffers() {
-    FREE.with_borrow_mut(|free| *free = FreeList::default());
+    f32::free_list(|free| *free = FreeList::new());
+    bf16::free_list(|free| *free = FreeList::new());
 }
 
-/// Elements of an `f32` tensor.
-#[derive(Debug, Default)]
-pub(crate) struct Buffer(Vec<f32>);
+/// Elements of a floating-point tensor.
+#[derive(Debug)]
+pub(crate) struct Buffer<T: Kept = f32>(Vec<T>);
 
-impl Buffer {
+impl<T: Kept> Buffer<T> {
     /// `len` elements with any (initialised) values: for ops that write every one of them.
     pub(crate) fn uninit(len: usize) -> Self {
         let mut v = match len {
             0..MIN_KEPT => None,
-            _ => FREE.with_borrow_mut(|free| free.take(len)),
+            _ => T::free_list(|free| free.take(len)).flatten(),
         };
         match &mut v {
-            Some(v) if v.len() < len => v.resize(len, 0.0),
+            Some(v) if v.len() < len => v.resize(len, T::ZERO),
             Some(v) => v.truncate(len),
             None => {}
         }
-        Self(v.unwrap_or_else(|| vec![0.0; len]))
+        Self(v.unwrap_or_else(|| vec![T::ZERO; len]))
     }
 
     /// `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
-        Self(vec![0.0; len])
+        Self(vec![T::ZERO; len])
     }
 }
 
-impl From<Vec<f32>> for Buffer {
-    fn from(v: Vec<f32>) -> Self {
+impl<T: Kept> From<Vec<T>> for Buffer<T> {
+    fn from(v: Vec<T>) -> Self {
         Self(v)
     }
 }
 
-impl Drop for Buffer {
+impl<T: Kept> Drop for Buffer<T> {
     fn drop(&mut self) {
         if self.0.capacity() >= MIN_KEPT {
             let v = std::mem::take(&mut self.0);
-            // While the thread ends its list may be gone already; then the memory is simply freed.
-            let _ = FREE.try_with(|free| free.borrow_mut().keep(v));
+            // Without a list the memory is simply freed.
+            T::free_list(|free| free.keep(v));
         }
     }
 }
 
-impl Deref for Buffer {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
+impl<T: Kept> Deref for Buffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
         &self.0
     }
 }
 
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T: Kept> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         &mut self.0
     }
 }
@@ -110,28 +136,28 @@ mod tests {
     #[test]
     fn a_dropped_buffer_is_used_again() {
         release_buffers();
-        let first = Buffer::uninit(MIN_KEPT);
+        let first = Buffer::<f32>::uninit(MIN_KEPT);
         let at = first.as_ptr();
         drop(first);
-        let again = Buffer::uninit(MIN_KEPT - 1);
+        let again = Buffer::<f32>::uninit(MIN_KEPT - 1);
         assert_eq!(again.len(), MIN_KEPT - 1, "small enough for the allocator");
         assert_ne!(again.as_ptr(), at);
-        assert_eq!(Buffer::uninit(MIN_KEPT).as_ptr(), at);
+        assert_eq!(Buffer::<f32>::uninit(MIN_KEPT).as_ptr(), at);
     }
 
     #[test]
     fn reused_memory_has_the_length_asked_for() {
         release_buffers();
-        drop(Buffer::zeros(2 * MIN_KEPT));
-        let shorter = Buffer::uninit(MIN_KEPT + 5);
+        drop(Buffer::<f32>::zeros(2 * MIN_KEPT));
+        let shorter = Buffer::<f32>::uninit(MIN_KEPT + 5);
         assert_eq!(shorter.len(), MIN_KEPT + 5);
         drop(shorter);
-        assert_eq!(Buffer::uninit(2 * MIN_KEPT).len(), 2 * MIN_KEPT);
+        assert_eq!(Buffer::<f32>::uninit(2 * MIN_KEPT).len(), 2 * MIN_KEPT);
     }
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let mut free = FreeList::default();
+        let mut free = FreeList::<f32>::new();
         for _ in 0..2 * MAX_KEPT {
             free.keep(Vec::with_capacity(MIN_KEPT));
         }

@@ -10,7 +10,7 @@ use crate::buffer::Buffer;
 pub(crate) enum Storage {
     F32(Buffer),
     F16(Vec<f16>),
-    BF16(Vec<bf16>),
+    BF16(Buffer<bf16>),
     I64(Vec<i64>),
     U8(Vec<u8>),
 }
@@ -54,6 +54,12 @@ pub(crate) use for_each_dtype;
 impl From<Buffer> for Storage {
     fn from(v: Buffer) -> Self {
         Self::F32(v)
+    }
+}
+
+impl From<Buffer<bf16>> for Storage {
+    fn from(v: Buffer<bf16>) -> Self {
+        Self::BF16(v)
     }
 }
 

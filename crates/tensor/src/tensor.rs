@@ -15,7 +15,8 @@ use crate::{DType, Device};
 /// A row-major, contiguous array of numbers.
 ///
 /// Cloning is cheap (the elements are shared and never change), and so are [`Tensor::reshape`] and taking whole
-/// leading rows. Ops are named as in PyTorch and return new tensors; those that compute work on [`DType::F32`].
+/// leading rows. Ops are named as in PyTorch and return new tensors; those that compute work on [`DType::F32`];
+/// products, attention and norms also read or write [`DType::BF16`] where they say so.
 ///
 /// ```
 /// use sango_tensor::Tensor;
@@ -84,7 +85,7 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::Shape`] when `shape` has more elements than memory has addresses.
     pub fn zeros(shape: &[usize]) -> Result<Self> {
-        Ok(Self::new(Buffer::zeros(numel("zeros", shape)?), shape.to_vec()))
+        Ok(Self::new(Buffer::<f32>::zeros(numel("zeros", shape)?), shape.to_vec()))
     }
 
     /// `value` everywhere.
@@ -258,8 +259,8 @@ fn from_f32(from: &[f32], dtype: DType) -> Storage {
     match dtype {
         DType::F32 => from.to_vec().into(),
         DType::BF16 => {
-            let mut to = vec![bf16::ZERO; from.len()];
-            to.convert_from_f32_slice(from);
+            let mut to = Buffer::uninit(from.len());
+            HalfFloatSliceExt::convert_from_f32_slice(&mut to[..] as &mut [bf16], from);
             to.into()
         }
         DType::F16 => {

@@ -338,6 +338,35 @@ fn attention_on_columns_of_wider_tensors() {
 }
 
 #[test]
+fn bf16_between_layers_is_the_rounded_result() {
+    let exact = |t: &Tensor| t.to_dtype(DType::F32).as_f32().unwrap().iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+    let (x, w, gates) = (tensor(&[2, 20, 96], 1), tensor(&[96, 96], 2), tensor(&[192, 96], 3));
+    let weights = checkpoint(&[("a.weight", &w), ("b.weight", &gates)]).with_dtype(DType::BF16);
+    let layer = nn::Linear::load(&weights.pp("a"), 96, 96, false).unwrap();
+    let narrow = layer.forward_narrow(&x).unwrap();
+    assert_eq!((layer.dtype(), narrow.dtype()), (DType::BF16, DType::BF16));
+    assert_close(&narrow.to_dtype(DType::F32), x.shape(), &exact(&layer.forward(&x).unwrap()), 4e-3);
+    // What was rounded before is not rounded again.
+    let rounded = x.to_dtype(DType::BF16);
+    assert_close(&layer.forward(&rounded).unwrap(), x.shape(), &exact(&layer.forward(&x).unwrap()), 1e-6);
+    let gated = nn::GatedLinear::load(&weights.pp("b"), 96, 96, false).unwrap();
+    assert_eq!(gated.forward_gated(&x, Activation::Gelu).unwrap().dtype(), DType::BF16);
+    assert!(layer.forward(&Tensor::arange(0, 96)).is_err());
+
+    let norm = |to| ops::rms_norm(&x, None, None, 1e-6, to).unwrap();
+    assert_close(&norm(DType::BF16).to_dtype(DType::F32), x.shape(), &exact(&norm(DType::F32)), 4e-3);
+    let norm = |to| ops::layer_norm(&x, None, None, 1e-6, to).unwrap();
+    assert_close(&norm(DType::BF16).to_dtype(DType::F32), x.shape(), &exact(&norm(DType::F32)), 4e-3);
+
+    let attend = |t: &Tensor| multi_head_attention(t, t, t, 4, 4, None, false, None).unwrap();
+    let attended = attend(&rounded);
+    assert_eq!(attended.dtype(), DType::BF16);
+    let expected = exact(&attend(&rounded.to_dtype(DType::F32)));
+    assert_close(&attended.to_dtype(DType::F32), x.shape(), &expected, 1e-2);
+    assert!(multi_head_attention(&x, &rounded, &rounded, 4, 4, None, false, None).is_err());
+}
+
+#[test]
 fn norms_scaled_for_each_batch() {
     let (x, w, b) = (tensor(&[2, 3, 4], 1), tensor(&[2, 4], 2), tensor(&[2, 4], 3));
     let shared = tensor(&[4], 4);
@@ -346,20 +375,20 @@ fn norms_scaled_for_each_batch() {
         let row = |t: &Tensor| one(t).squeeze(0).unwrap();
         let check = |all: Tensor, alone: Tensor| assert_eq!(one(&all).as_f32().unwrap(), alone.as_f32().unwrap());
         check(
-            ops::rms_norm(&x, Some(&w), Some(&b), 1e-6).unwrap(),
-            ops::rms_norm(&one(&x), Some(&row(&w)), Some(&row(&b)), 1e-6).unwrap(),
+            ops::rms_norm(&x, Some(&w), Some(&b), 1e-6, DType::F32).unwrap(),
+            ops::rms_norm(&one(&x), Some(&row(&w)), Some(&row(&b)), 1e-6, DType::F32).unwrap(),
         );
         check(
-            ops::layer_norm(&x, Some(&shared), Some(&b), 1e-6).unwrap(),
-            ops::layer_norm(&one(&x), Some(&shared), Some(&row(&b)), 1e-6).unwrap(),
+            ops::layer_norm(&x, Some(&shared), Some(&b), 1e-6, DType::F32).unwrap(),
+            ops::layer_norm(&one(&x), Some(&shared), Some(&row(&b)), 1e-6, DType::F32).unwrap(),
         );
     }
-    let plain = ops::rms_norm(&x, None, None, 1e-6).unwrap();
+    let plain = ops::rms_norm(&x, None, None, 1e-6, DType::F32).unwrap();
     let expected: Vec<f64> = indices(x.shape())
         .iter()
         .map(|i| value(&plain, i) * value(&w, &[i[0], i[2]]) + value(&b, &[i[0], i[2]]))
         .collect();
-    assert_close(&ops::rms_norm(&x, Some(&w), Some(&b), 1e-6).unwrap(), x.shape(), &expected, 1e-6);
+    assert_close(&ops::rms_norm(&x, Some(&w), Some(&b), 1e-6, DType::F32).unwrap(), x.shape(), &expected, 1e-6);
 
     let layer = nn::RmsNorm::load(&checkpoint(&[("weight", &shared)]), 4, 1e-6, true).unwrap();
     let normed = layer.forward(&x).unwrap();
@@ -369,8 +398,8 @@ fn norms_scaled_for_each_batch() {
         .collect();
     assert_close(&layer.forward_scale_shift(&x, &w, &b).unwrap(), x.shape(), &modulated, 1e-6);
     assert_close(&normed.scale_shift(&w, &b).unwrap(), x.shape(), &modulated, 1e-6);
-    assert!(ops::rms_norm(&x, Some(&tensor(&[3, 4], 1)), None, 1e-6).is_err());
-    assert!(ops::layer_norm(&x, None, Some(&tensor(&[5], 1)), 1e-6).is_err());
+    assert!(ops::rms_norm(&x, Some(&tensor(&[3, 4], 1)), None, 1e-6, DType::F32).is_err());
+    assert!(ops::layer_norm(&x, None, Some(&tensor(&[5], 1)), 1e-6, DType::F32).is_err());
     assert!(x.scale_shift(&shared, &b).is_err());
     assert!(ops::global_response_norm(&x, &shared, &tensor(&[3], 1)).is_err());
 }

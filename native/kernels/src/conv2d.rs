@@ -190,11 +190,11 @@ pub fn conv2d(
     let finish = Finish {
         bias: epilogue.bias.map(<[f32]>::as_ptr),
         activation: epilogue.activation,
-        residual: epilogue.residual.map(|r| Matrix::f32(r.as_ptr(), pixels, w.c_out(), w.c_out())),
+        residual: epilogue.residual.map(|r| Matrix::new(r.as_ptr(), pixels, w.c_out(), w.c_out())),
     };
-    let input = Matrix::f32(x.as_ptr(), shape.n * shape.h * shape.w, w.c_in(), w.c_in());
+    let input = Matrix::new(x.as_ptr(), shape.n * shape.h * shape.w, w.c_in(), w.c_in());
     // SAFETY: all lengths were checked just now.
-    unsafe { run(input, shape, w, &finish, Output::f32(out.as_mut_ptr(), w.c_out())) }
+    unsafe { run(input, shape, w, &finish, Output::new(out.as_mut_ptr(), w.c_out())) }
 }
 
 /// The convolution behind every entry point. `input` has a row per pixel.

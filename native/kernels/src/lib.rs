@@ -4,7 +4,7 @@
 //! `include/sango_kernels.h` check their arguments and then call the same implementation, which picks its instructions
 //! at run time ([`Isa`]): a scalar reference, AVX2 + FMA, AVX-512 (with and without bf16) and AMX.
 //!
-//! Activations are row-major f32, images are channels-last (`[n, h, w, c]`), and weights are packed once, in f32 or
+//! Activations are row-major f32 (or bf16, where an operation says so), images are channels-last (`[n, h, w, c]`), and weights are packed once, in f32 or
 //! bf16, into panels that every instruction set reads ([`PackedWeights`]).
 //!
 //! ```
@@ -21,6 +21,7 @@
 mod activation;
 mod attention;
 mod conv2d;
+mod convert;
 mod depthwise;
 mod elementwise;
 mod error;
@@ -35,10 +36,10 @@ pub(crate) mod simd;
 mod winograd;
 
 pub use activation::Activation;
-pub use attention::{AttentionMask, AttentionShape, Strides, attention};
+pub use attention::{AttentionMask, AttentionShape, Strides, attention, attention_bf16};
 pub use conv2d::{Conv2dShape, PackedConv2d, conv2d};
 pub use elementwise::{activate, log_softmax, softmax};
 pub use error::KernelError;
-pub use gemm::{BLayout, Epilogue, PackedWeights, Precision, gemm, matmul};
+pub use gemm::{BLayout, Epilogue, Number, PackedWeights, Precision, gemm, matmul};
 pub use isa::Isa;
 pub use norm::{group_norm, layer_norm, rms_norm};

@@ -2,8 +2,9 @@
 
 mod support;
 
+use half::bf16;
 use proptest::prelude::*;
-use sango_kernels::{AttentionMask, AttentionShape, Strides, attention};
+use sango_kernels::{AttentionMask, AttentionShape, Strides, attention, attention_bf16};
 use support::{isas, noise};
 
 #[derive(Debug, Clone, Copy)]
@@ -125,10 +126,23 @@ fn verify(case: &Case) {
     for isa in isas() {
         let mut out = vec![f32::NAN; q.len()];
         isa.run(|| attention(&q, &k, &v, &s, scale, mask, &mut out)).unwrap().unwrap();
-        for (i, (&got, &want)) in out.iter().zip(&expected).enumerate() {
-            assert!((f64::from(got) - want).abs() <= 3e-6, "{isa} {case:?}: element {i} is {got}, not {want}");
+        let bf16_out = isa.run(|| in_bf16(&q, &k, &v, &s, scale, mask)).unwrap();
+        // Rounded queries and keys change a score by up to 2e-2 here, and rounded values and weights add a little.
+        for (name, out, allowed) in [("f32", out, 3e-6), ("bf16", bf16_out, 2.5e-2)] {
+            for (i, (&got, &want)) in out.iter().zip(&expected).enumerate() {
+                let near = (f64::from(got) - want).abs() <= allowed;
+                assert!(near, "{isa} {name} {case:?}: element {i} is {got}, not {want}");
+            }
         }
     }
+}
+
+/// [`attention_bf16`] on rounded tensors, widened again.
+fn in_bf16(q: &[f32], k: &[f32], v: &[f32], s: &AttentionShape, scale: f32, mask: AttentionMask<'_>) -> Vec<f32> {
+    let [q, k, v] = [q, k, v].map(|values| values.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>());
+    let mut out = vec![bf16::NAN; q.len()];
+    attention_bf16(&q, &k, &v, s, scale, mask, &mut out).unwrap();
+    out.into_iter().map(bf16::to_f32).collect()
 }
 
 proptest! {
@@ -145,6 +159,7 @@ fn shapes_of_real_models() {
     for (heads, lengths, head_dim, mask) in [
         ((2, 16, 1), (256, 256), 64, Mask::None),
         ((2, 16, 1), (256, 77), 64, Mask::None),
+        ((1, 2, 1), (530, 530), 72, Mask::None),
         ((1, 12, 1), (77, 77), 64, Mask::Causal),
         ((1, 3, 3), (1, 700), 64, Mask::Causal),
     ] {
@@ -158,10 +173,14 @@ fn large_scores_neither_overflow_nor_vanish() {
     let s = shape((1, 1, 1), (20, 400), 8, true);
     let (mut q, mut k, v) = (noise(160, 1), noise(3200, 2), noise(3200, 3));
     q.iter_mut().chain(&mut k).for_each(|x| *x *= 100.0);
+    // Exact in bf16, so that both types agree on the best key.
+    q.iter_mut().chain(&mut k).for_each(|x| *x = x.round());
+    let v: Vec<f32> = v.into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
     for isa in isas() {
         let mut out = vec![f32::NAN; 160];
         isa.run(|| attention(&q, &k, &v, &s, 1.0, AttentionMask::None, &mut out)).unwrap().unwrap();
-        for i in 0..20 {
+        let bf16_out = isa.run(|| in_bf16(&q, &k, &v, &s, 1.0, AttentionMask::None)).unwrap();
+        for (i, out) in (0..20).flat_map(|i| [(i, &out), (i, &bf16_out)]) {
             let score = |j: usize| (0..8).map(|d| f64::from(q[i * 8 + d]) * f64::from(k[j * 8 + d])).sum::<f64>();
             let best = (0..400).max_by(|&a, &b| score(a).total_cmp(&score(b))).unwrap();
             let runner_up = (0..400).filter(|&j| j != best).map(score).fold(f64::MIN, f64::max);
@@ -180,7 +199,8 @@ fn nan_stays_where_it_belongs() {
     for isa in isas() {
         let mut out = vec![0.0; q.len()];
         isa.run(|| attention(&q, &k, &v, &s, 1.0, AttentionMask::None, &mut out)).unwrap().unwrap();
-        for (i, x) in out.iter().enumerate() {
+        let bf16_out = isa.run(|| in_bf16(&q, &k, &v, &s, 1.0, AttentionMask::None)).unwrap();
+        for (i, x) in out.iter().enumerate().chain(bf16_out.iter().enumerate()) {
             assert_eq!(x.is_nan(), i / 16 == 33, "{isa}: element {i} is {x}");
         }
     }

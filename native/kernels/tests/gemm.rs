@@ -2,6 +2,7 @@
 
 mod support;
 
+use half::bf16;
 use proptest::prelude::*;
 use sango_kernels::{Activation, BLayout, Epilogue, KernelError, PackedWeights, Precision, gemm, matmul};
 use support::{activate, check, isas, noise, reference_gemm};
@@ -91,6 +92,30 @@ fn shapes_of_the_models() {
 }
 
 #[test]
+fn bf16_activations_are_read_and_written_as_they_are() {
+    let bits = |values: &[f32]| values.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
+    // Widths that are read in place, that are copied, and that are padded.
+    for (m, n, k) in [(40, 64, 96), (33, 70, 1024), (5, 3, 37)] {
+        let (a, w) = (bits(&noise(m * k, 1)), noise(n * k, 2));
+        let wide: Vec<f32> = a.iter().map(|x| x.to_f32()).collect();
+        for precision in [Precision::F32, Precision::Bf16] {
+            let packed = PackedWeights::from_f32(&w, n, k, precision).unwrap();
+            for isa in isas() {
+                let (mut out, mut narrow, mut expected) = (vec![0.0; m * n], vec![bf16::ZERO; m * n], vec![0.0; m * n]);
+                isa.run(|| {
+                    gemm(&a, m, &packed, &Epilogue::default(), &mut out).unwrap();
+                    gemm(&a, m, &packed, &Epilogue::default(), &mut narrow).unwrap();
+                    gemm(&wide, m, &packed, &Epilogue::default(), &mut expected).unwrap();
+                })
+                .unwrap();
+                assert_eq!(out, expected, "{isa} {precision:?} {m}x{k}x{n}");
+                assert_eq!(narrow, bits(&expected), "{isa} {precision:?} {m}x{k}x{n}");
+            }
+        }
+    }
+}
+
+#[test]
 fn nan_and_infinity_reach_their_outputs_and_no_others() {
     let (m, n, k) = (11, 40, 70);
     for precision in [Precision::F32, Precision::Bf16] {
@@ -159,6 +184,6 @@ fn wrong_lengths_are_errors_and_leave_the_output_alone() {
     for (a, bias, residual, out) in [(5, 2, 4, 4), (6, 3, 4, 4), (6, 2, 3, 4), (6, 2, 4, 5)] {
         assert!(matches!(call(a, bias, residual, out), Err(KernelError::Length { .. })));
     }
-    let huge = gemm(&[], usize::MAX, &packed, &Epilogue::default(), &mut []);
+    let huge = gemm::<f32, f32>(&[], usize::MAX, &packed, &Epilogue::default(), &mut []);
     assert!(matches!(huge, Err(KernelError::Overflow(_))));
 }

@@ -78,11 +78,12 @@ impl AdaLayerNorm {
         Ok(FoldedNorm { weight, bias })
     }
 
-    /// Normalises and modulates `x` `[B, L, width]`.
+    /// Normalises and modulates `x` `[B, L, width]`, for a product in the type of this layer's own.
     pub(super) fn forward(&self, x: &Tensor, FoldedNorm { weight, bias }: &FoldedNorm) -> Result<Tensor> {
+        let to = self.linear.dtype();
         Ok(match self.norm_type {
-            NormType::RmsNorm => ops::rms_norm(x, Some(weight), Some(bias), self.eps)?,
-            NormType::LayerNorm => ops::layer_norm(x, Some(weight), Some(bias), self.eps)?,
+            NormType::RmsNorm => ops::rms_norm(x, Some(weight), Some(bias), self.eps, to)?,
+            NormType::LayerNorm => ops::layer_norm(x, Some(weight), Some(bias), self.eps, to)?,
         })
     }
 }

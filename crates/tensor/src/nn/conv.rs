@@ -181,7 +181,7 @@ impl ConvTranspose2d {
         }
         let (k, c) = (self.kernel_size, self.out_channels);
         let pixels = n * h * w;
-        let mut blocks = Buffer::uninit(numel("conv_transpose2d", &[pixels, k, k, c])?);
+        let mut blocks = Buffer::<f32>::uninit(numel("conv_transpose2d", &[pixels, k, k, c])?);
         match x.device {
             Device::Cpu => {
                 let epilogue = Epilogue { bias: f32_of("conv_transpose2d", &self.bias)?, ..Epilogue::default() };

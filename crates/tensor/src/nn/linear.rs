@@ -1,12 +1,14 @@
 //! Linear layers, with what follows them fused into the product.
 
-use sango_kernels::{Activation, Epilogue, PackedWeights, gemm};
+use half::bf16;
+use sango_kernels::{Activation, Epilogue, Number, PackedWeights, Precision, gemm};
 
 use super::{f32_of, optional_vector, precision};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Kept};
 use crate::error::{Result, TensorError};
+use crate::storage::Storage;
 use crate::weights::Floats;
-use crate::{Device, Tensor, Weights};
+use crate::{DType, Device, Tensor, Weights};
 
 /// `y = x · weightᵀ + bias` on the last dimension.
 pub struct Linear {
@@ -83,17 +85,30 @@ impl Linear {
         if bias.as_ref().is_some_and(|b| b.shape() != [out_features]) {
             return Err(TensorError::shape("linear", format!("a bias of {bias:?} for {out_features} features")));
         }
-        let precision = sango_kernels::Precision::F32;
-        let weight = PackedWeights::from_f32(weight.f32_for("linear")?, out_features, in_features, precision)?;
+        let weight = PackedWeights::from_f32(weight.f32_for("linear")?, out_features, in_features, Precision::F32)?;
         Ok(Self { weight, bias, in_features, out_features })
     }
 
-    /// `[…, in_features]` → `[…, out_features]`.
+    /// The type it multiplies in.
+    pub fn dtype(&self) -> DType {
+        dtype(&self.weight)
+    }
+
+    /// `[…, in_features]`, `F32` or `BF16` → `[…, out_features]` in `F32`.
     ///
     /// # Errors
-    /// [`TensorError::Shape`] when the last dimension differs, [`TensorError::DType`] unless `F32`.
+    /// [`TensorError::Shape`] when the last dimension differs, [`TensorError::DType`] for other types.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.run(x, Activation::None, None)
+        self.run(x, Activation::None, None, DType::F32)
+    }
+
+    /// [`Linear::forward`] with the result in the type the layer multiplies in: half the memory traffic, for what is next
+    /// read by a product or attention that would round it anyway.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_narrow(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, Activation::None, None, self.dtype())
     }
 
     /// `activation(forward(x))`.
@@ -101,7 +116,7 @@ impl Linear {
     /// # Errors
     /// As [`Linear::forward`].
     pub fn forward_act(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        self.run(x, activation, None)
+        self.run(x, activation, None, DType::F32)
     }
 
     /// `forward(x) + residual`; `residual` has the shape of the result.
@@ -109,12 +124,12 @@ impl Linear {
     /// # Errors
     /// As [`Linear::forward`].
     pub fn forward_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.run(x, Activation::None, Some(residual))
+        self.run(x, Activation::None, Some(residual), DType::F32)
     }
 
-    fn run(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+    fn run(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>, to: DType) -> Result<Tensor> {
         let sizes = (self.in_features, self.out_features);
-        run(x, &self.weight, sizes, &self.bias, activation, residual)
+        run(x, &self.weight, sizes, &self.bias, activation, residual, to)
     }
 }
 
@@ -142,13 +157,13 @@ impl GatedLinear {
         })
     }
 
-    /// `[…, in_features]` → `[…, out_features]`.
+    /// `[…, in_features]` → `[…, out_features]`, in the type the layer multiplies in, as for [`Linear::forward_narrow`].
     ///
     /// # Errors
     /// As [`Linear::forward`].
     pub fn forward_gated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         let sizes = (self.in_features, self.out_features);
-        run(x, &self.weight, sizes, &self.bias, activation, None)
+        run(x, &self.weight, sizes, &self.bias, activation, None, dtype(&self.weight))
     }
 }
 
@@ -165,6 +180,13 @@ fn pack(weights: &Weights, shape: &[usize], gated: bool) -> Result<PackedWeights
     })
 }
 
+fn dtype(weight: &PackedWeights) -> DType {
+    match weight.precision() {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    }
+}
+
 fn run(
     x: &Tensor,
     weight: &PackedWeights,
@@ -172,8 +194,8 @@ fn run(
     bias: &Option<Tensor>,
     activation: Activation,
     residual: Option<&Tensor>,
+    to: DType,
 ) -> Result<Tensor> {
-    let a = x.f32_for("linear")?;
     let (Some(&last), lead) = (x.shape().last(), &x.shape()[..x.rank().saturating_sub(1)]) else {
         return Err(TensorError::shape("linear", "the input has no dimensions"));
     };
@@ -189,13 +211,30 @@ fn run(
         return Err(TensorError::shape("linear", format!("the residual {residual:?} does not have shape {shape:?}")));
     }
     let rows = lead.iter().product();
-    let mut out = Buffer::uninit(rows * out_features);
-    match x.device {
+    let out: Storage = match x.device {
         Device::Cpu => {
             let residual = residual.map(|r| r.f32_for("linear")).transpose()?;
             let epilogue = Epilogue { bias: f32_of("linear", bias)?, activation, residual };
-            gemm(a, rows, weight, &epilogue, &mut out)?;
+            match to {
+                DType::BF16 => multiply::<bf16>(x, rows, weight, &epilogue)?.into(),
+                _ => multiply::<f32>(x, rows, weight, &epilogue)?.into(),
+            }
         }
-    }
+    };
     Ok(x.like(out, shape))
+}
+
+fn multiply<O: Kept + Number>(
+    x: &Tensor,
+    rows: usize,
+    weight: &PackedWeights,
+    epilogue: &Epilogue<'_>,
+) -> Result<Buffer<O>> {
+    let mut out = Buffer::uninit(rows * weight.out_columns());
+    match &*x.storage {
+        Storage::F32(a) => gemm(&a[x.range()], rows, weight, epilogue, &mut out[..])?,
+        Storage::BF16(a) => gemm(&a[x.range()], rows, weight, epilogue, &mut out[..])?,
+        _ => return Err(x.dtype_error("linear", DType::F32)),
+    }
+    Ok(out)
 }

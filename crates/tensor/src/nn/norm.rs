@@ -5,7 +5,7 @@ use sango_kernels::{Activation, group_norm};
 use super::{f32_of, optional_vector};
 use crate::buffer::Buffer;
 use crate::error::{Result, TensorError};
-use crate::{Device, Tensor, Weights, ops};
+use crate::{DType, Device, Tensor, Weights, ops};
 
 /// Subtracts the mean and divides by the standard deviation of the last dimension.
 pub struct LayerNorm {
@@ -40,7 +40,7 @@ impl LayerNorm {
     /// [`TensorError::Shape`] when the last dimension is another, [`TensorError::DType`] unless `F32`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         fits("layer_norm", x, self.width)?;
-        ops::layer_norm(x, self.weight.as_ref(), self.bias.as_ref(), self.eps)
+        ops::layer_norm(x, self.weight.as_ref(), self.bias.as_ref(), self.eps, DType::F32)
     }
 }
 
@@ -66,7 +66,7 @@ impl RmsNorm {
     /// As [`LayerNorm::forward`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         fits("rms_norm", x, self.width)?;
-        ops::rms_norm(x, self.weight.as_ref(), None, self.eps)
+        ops::rms_norm(x, self.weight.as_ref(), None, self.eps, DType::F32)
     }
 
     /// `forward(x) · (1 + scale) + shift` for `x` `[B, …, width]`, `scale` and `shift` `[B, width]`: the
@@ -81,7 +81,7 @@ impl RmsNorm {
             Some(weight) => factor.mul(weight)?,
             None => factor,
         };
-        ops::rms_norm(x, Some(&weight), Some(shift), self.eps)
+        ops::rms_norm(x, Some(&weight), Some(shift), self.eps, DType::F32)
     }
 }
 

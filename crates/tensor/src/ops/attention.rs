@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use sango_kernels::{AttentionMask, AttentionShape, Strides, attention};
+use half::bf16;
+use sango_kernels::{AttentionMask, AttentionShape, KernelError, Strides, attention, attention_bf16};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Kept};
 use crate::error::{Result, TensorError};
 use crate::shape::{broadcast, broadcast_strides, numel};
-use crate::{Device, Tensor};
+use crate::storage::Storage;
+use crate::{DType, Device, Tensor};
 
 const OP: &str = "scaled_dot_product_attention";
 
@@ -46,13 +48,13 @@ pub fn scaled_dot_product_attention(
         v: kv_strides,
         out: q_strides,
     };
-    let mut out = Buffer::uninit(numel(OP, q.shape())?);
-    match q.device {
+    let how = How { mask, is_causal, scale };
+    let out = match q.device {
         Device::Cpu => {
-            let (q, k, v) = (q.f32_for(OP)?, k.f32_for(OP)?, v.f32_for(OP)?);
-            run(q, k, v, &shape, mask, is_causal, scale, &mut out)?;
+            let len = numel(OP, q.shape())?;
+            run(q.f32_for(OP)?, k.f32_for(OP)?, v.f32_for(OP)?, &shape, how, len)?
         }
-    }
+    };
     Ok(q.like(out, q.shape().to_vec()))
 }
 
@@ -70,16 +72,18 @@ impl<'a> Columns<'a> {
         Self { tensor, range }
     }
 
-    /// Batches, positions, columns; the elements from the first column on; and the length of a whole row.
-    fn parts(&self) -> Result<([usize; 3], &'a [f32], usize)> {
+    /// Batches, positions, columns, and the length of a whole row.
+    fn dims(&self) -> Result<([usize; 3], usize)> {
         let [batch, positions, width] = self.tensor.dims()?;
         if self.range.start > self.range.end || self.range.end > width {
             return Err(TensorError::shape(OP, format!("columns {:?} of {:?}", self.range, self.tensor.shape())));
         }
-        let data = self.tensor.f32_for(OP)?;
-        // (Without any positions there is nothing to start from.)
-        let data = data.get(self.range.start..).unwrap_or(&[]);
-        Ok(([batch, positions, self.range.len()], data, width))
+        Ok(([batch, positions, self.range.len()], width))
+    }
+
+    /// The elements from the first column on (none where there are no positions).
+    fn of_type<T: Float>(&self) -> Result<&'a [T]> {
+        Ok(T::elements(self.tensor)?.get(self.range.start..).unwrap_or(&[]))
     }
 }
 
@@ -91,10 +95,11 @@ impl<'a> From<&'a Tensor> for Columns<'a> {
 }
 
 /// The same attention on what linear layers produce, without moving heads about: `q` `[B, L, H · D]`, `k` and `v`
-/// `[B, S, H_kv · D]`, result `[B, L, H · D]`. Each may be some [`Columns`] of a wider tensor.
+/// `[B, S, H_kv · D]`, result `[B, L, H · D]`. Each may be some [`Columns`] of a wider tensor; all three are `F32`, or all
+/// `BF16`, and so is the result.
 ///
 /// # Errors
-/// As [`scaled_dot_product_attention`].
+/// As [`scaled_dot_product_attention`], but for the type.
 #[expect(clippy::too_many_arguments, reason = "PyTorch's arguments and the numbers of heads")]
 pub fn multi_head_attention<'a>(
     q: impl Into<Columns<'a>>,
@@ -107,8 +112,7 @@ pub fn multi_head_attention<'a>(
     scale: Option<f32>,
 ) -> Result<Tensor> {
     let (q, k, v) = (q.into(), k.into(), v.into());
-    let ((q_dims, q_data, q_row), (k_dims, k_data, k_row), (v_dims, v_data, v_row)) =
-        (q.parts()?, k.parts()?, v.parts()?);
+    let ((q_dims, q_row), (k_dims, k_row), (v_dims, v_row)) = (q.dims()?, k.dims()?, v.dims()?);
     let ([batch, q_len, width], [_, kv_len, _]) = (q_dims, k_dims);
     let head_dim = width.checked_div(heads).unwrap_or(0);
     let expected = [batch, kv_len, kv_heads * head_dim];
@@ -128,28 +132,64 @@ pub fn multi_head_attention<'a>(
         v: strides(kv_len, v_row),
         out: strides(q_len, width),
     };
-    let mut out = Buffer::uninit(numel(OP, &q_dims)?);
-    match q.tensor.device {
-        Device::Cpu => run(q_data, k_data, v_data, &shape, mask, is_causal, scale, &mut out)?,
-    }
+    let len = numel(OP, &q_dims)?;
+    let how = How { mask, is_causal, scale };
+    let out: Storage = match (q.tensor.device, q.tensor.dtype()) {
+        (Device::Cpu, DType::BF16) => run::<bf16>(q.of_type()?, k.of_type()?, v.of_type()?, &shape, how, len)?.into(),
+        (Device::Cpu, _) => run::<f32>(q.of_type()?, k.of_type()?, v.of_type()?, &shape, how, len)?.into(),
+    };
     Ok(q.tensor.like(out, q_dims.to_vec()))
+}
+
+/// A type that attention reads and writes.
+trait Float: Kept {
+    /// The elements of a tensor of this type.
+    fn elements(tensor: &Tensor) -> Result<&[Self]>;
+
+    const ATTENTION: Attention<Self>;
+}
+
+type Attention<T> =
+    fn(&[T], &[T], &[T], &AttentionShape, f32, AttentionMask<'_>, &mut [T]) -> std::result::Result<(), KernelError>;
+
+impl Float for f32 {
+    fn elements(tensor: &Tensor) -> Result<&[f32]> {
+        tensor.f32_for(OP)
+    }
+
+    const ATTENTION: Attention<f32> = attention;
+}
+
+impl Float for bf16 {
+    fn elements(tensor: &Tensor) -> Result<&[bf16]> {
+        match &*tensor.storage {
+            Storage::BF16(v) => Ok(&v[tensor.range()]),
+            _ => Err(tensor.dtype_error(OP, DType::BF16)),
+        }
+    }
+
+    const ATTENTION: Attention<bf16> = attention_bf16;
+}
+
+/// The arguments that are not tensors to attend to.
+struct How<'a> {
+    mask: Option<&'a Tensor>,
+    is_causal: bool,
+    scale: Option<f32>,
 }
 
 fn mismatch(q: &[usize], k: &[usize], v: &[usize]) -> TensorError {
     TensorError::shape(OP, format!("queries {q:?}, keys {k:?} and values {v:?} do not fit together"))
 }
 
-#[expect(clippy::too_many_arguments, reason = "the kernel's arguments")]
-fn run(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
+fn run<T: Float>(
+    q: &[T],
+    k: &[T],
+    v: &[T],
     shape: &AttentionShape,
-    mask: Option<&Tensor>,
-    is_causal: bool,
-    scale: Option<f32>,
-    out: &mut [f32],
-) -> Result<()> {
+    How { mask, is_causal, scale }: How<'_>,
+    len: usize,
+) -> Result<Buffer<T>> {
     let mask = match mask {
         Some(_) if is_causal => {
             return Err(TensorError::shape(OP, "a mask and is_causal exclude each other"));
@@ -163,7 +203,9 @@ fn run(
         None => AttentionMask::None,
     };
     let scale = scale.unwrap_or(1.0 / (shape.head_dim as f32).sqrt());
-    Ok(attention(q, k, v, shape, scale, mask, out)?)
+    let mut out = Buffer::uninit(len);
+    T::ATTENTION(q, k, v, shape, scale, mask, &mut out)?;
+    Ok(out)
 }
 
 /// The mask with whole rows of keys, and where the row of each query is; other dimensions stay broadcast.

@@ -1,32 +1,37 @@
 //! Normalisation with scales and shifts that are given, not owned: what the layers of `nn` call, and what models whose
 //! scales depend on a condition (AdaLN) call directly.
 
+use half::bf16;
 use sango_kernels::{KernelError, layer_norm as layer_norm_rows, rms_norm as rms_norm_rows};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Kept};
 use crate::cpu;
 use crate::error::{Result, TensorError};
-use crate::{Device, Tensor};
+use crate::storage::Storage;
+use crate::{DType, Device, Tensor};
 
 /// `(x − mean) / √(variance + eps) · weight + bias` over the last dimension of `[B, …, D]`. `weight` and `bias` are
-/// `[D]`, or `[B, D]` to treat each batch differently.
+/// `[D]`, or `[B, D]` to treat each batch differently. The result is `F32`, or `BF16` where `to` asks for it: for what is
+/// next read by a product that would round it anyway.
 ///
 /// # Errors
 /// [`TensorError::Shape`] when the shapes do not fit, [`TensorError::DType`] unless all are `F32`.
-pub fn layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
-    normalise("layer_norm", x, weight, bias, |x, width, weight, bias, out| {
-        layer_norm_rows(x, width, weight, bias, eps, out)
-    })
+pub fn layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f32, to: DType) -> Result<Tensor> {
+    match to {
+        DType::BF16 => normalise::<bf16>("layer_norm", x, weight, bias, eps, layer_norm_rows),
+        _ => normalise::<f32>("layer_norm", x, weight, bias, eps, layer_norm_rows),
+    }
 }
 
 /// `x / √(mean(x²) + eps) · weight + bias` over the last dimension; `weight` and `bias` as for [`layer_norm`].
 ///
 /// # Errors
 /// As [`layer_norm`].
-pub fn rms_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
-    normalise("rms_norm", x, weight, bias, |x, width, weight, bias, out| {
-        rms_norm_rows(x, width, weight, bias, eps, out)
-    })
+pub fn rms_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f32, to: DType) -> Result<Tensor> {
+    match to {
+        DType::BF16 => normalise::<bf16>("rms_norm", x, weight, bias, eps, rms_norm_rows),
+        _ => normalise::<f32>("rms_norm", x, weight, bias, eps, rms_norm_rows),
+    }
 }
 
 /// The global response normalisation of ConvNeXt V2 on `[B, …, C]`: `gamma · x · r + beta + x`, where `r` compares the
@@ -117,23 +122,30 @@ impl<'a> Affine<'a> {
     }
 }
 
-fn normalise(
+/// A norm over rows: values, width, weight, bias, epsilon, result.
+type RowNorm<O> = fn(&[f32], usize, Option<&[f32]>, Option<&[f32]>, f32, &mut [O]) -> Result<(), KernelError>;
+
+fn normalise<O: Kept>(
     op: &'static str,
     x: &Tensor,
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
-    on_cpu: impl Fn(&[f32], usize, Option<&[f32]>, Option<&[f32]>, &mut [f32]) -> Result<(), KernelError>,
-) -> Result<Tensor> {
+    eps: f32,
+    on_cpu: RowNorm<O>,
+) -> Result<Tensor>
+where
+    Storage: From<Buffer<O>>,
+{
     let (data, (batch, rows, width)) = (x.f32_for(op)?, batches(op, x)?);
     let (weight, bias) = (Affine::new(op, x, weight, batch, width)?, Affine::new(op, x, bias, batch, width)?);
     // Batches that share everything are one long list of rows.
     let (batch, rows) = if weight.by_batch || bias.by_batch { (batch, rows) } else { (1, batch * rows) };
-    let mut out = Buffer::uninit(data.len());
+    let mut out = Buffer::<O>::uninit(data.len());
     for b in 0..batch {
         let part = b * rows * width..(b + 1) * rows * width;
         match x.device {
             Device::Cpu => {
-                on_cpu(&data[part.clone()], width, weight.of(b, width), bias.of(b, width), &mut out[part])?;
+                on_cpu(&data[part.clone()], width, weight.of(b, width), bias.of(b, width), eps, &mut out[part])?;
             }
         }
     }

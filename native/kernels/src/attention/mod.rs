@@ -1,9 +1,14 @@
 //! Scaled dot-product attention with grouped queries: `softmax(scale · q kᵀ + mask) v`.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod blocked;
 mod scalar;
 mod transpose;
 
+use half::bf16;
+
+use crate::convert::{narrow, widen};
 use crate::error::elements;
 use crate::scratch::Shared;
 use crate::{Isa, KernelError};
@@ -94,6 +99,61 @@ pub fn attention(
     mask: AttentionMask<'_>,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
+    check(q, k, v, shape, &mask, out)?;
+    if shape.batch * shape.heads * shape.q_len * shape.head_dim == 0 {
+        return Ok(());
+    }
+    let call = Call { q, k, v, shape: *shape, scale, mask, out: Shared::new(out.as_mut_ptr()) };
+    // SAFETY: every slice reaches far enough.
+    unsafe {
+        match Isa::active() {
+            Isa::Scalar => scalar::run(&call),
+            isa => blocked::run(&call, isa)?,
+        }
+    }
+    Ok(())
+}
+
+/// [`attention`] over bf16 tensors. On AMX the weights are rounded to bf16 as well (unless there are just a few queries);
+/// sums are f32 everywhere.
+///
+/// # Errors
+/// As [`attention`], and when memory for a wider copy is short.
+pub fn attention_bf16(
+    q: &[bf16],
+    k: &[bf16],
+    v: &[bf16],
+    shape: &AttentionShape,
+    scale: f32,
+    mask: AttentionMask<'_>,
+    out: &mut [bf16],
+) -> Result<(), KernelError> {
+    check(q, k, v, shape, &mask, out)?;
+    if shape.batch * shape.heads * shape.q_len * shape.head_dim == 0 {
+        return Ok(());
+    }
+    #[cfg(target_arch = "x86_64")]
+    if Isa::active() == Isa::Amx && shape.q_len >= amx::MIN_QUERIES {
+        let call = Call { q, k, v, shape: *shape, scale, mask, out: Shared::new(out.as_mut_ptr()) };
+        // SAFETY: every slice reaches far enough, and the machine has AMX.
+        return unsafe { amx::run(&call) };
+    }
+    // Gaps between the output's rows keep what they hold.
+    let mut wide = widen(out)?;
+    attention(&widen(q)?, &widen(k)?, &widen(v)?, shape, scale, mask, &mut wide)?;
+    narrow(&wide, out);
+    Ok(())
+}
+
+/// Checks that shapes make sense and every slice reaches as far as its strides.
+fn check<T>(
+    q: &[T],
+    k: &[T],
+    v: &[T],
+    shape: &AttentionShape,
+    mask: &AttentionMask<'_>,
+    out: &[T],
+) -> Result<(), KernelError> {
     let AttentionShape { batch, heads, kv_heads, q_len, kv_len, head_dim, .. } = *shape;
     if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
         return Err(KernelError::shape("heads", format!("{heads} is not a multiple of kv_heads ({kv_heads})")));
@@ -110,32 +170,20 @@ pub fn attention(
     reach("v", v.len(), shape.v, (batch, kv_heads, kv_len, head_dim))?;
     reach("out", out.len(), shape.out, (batch, heads, q_len, head_dim))?;
     if let AttentionMask::Additive { mask, strides } = mask {
-        reach("mask", mask.len(), strides, (batch, heads, q_len, kv_len))?;
-    }
-
-    if batch * heads * q_len * head_dim == 0 {
-        return Ok(());
-    }
-    let call = Call { q, k, v, shape: *shape, scale, mask, out: Shared::new(out.as_mut_ptr()) };
-    // SAFETY: every slice reaches far enough.
-    unsafe {
-        match Isa::active() {
-            Isa::Scalar => scalar::run(&call),
-            isa => blocked::run(&call, isa)?,
-        }
+        reach("mask", mask.len(), *strides, (batch, heads, q_len, kv_len))?;
     }
     Ok(())
 }
 
 /// A call whose slices were checked against its shape. Where the output's strides overlap, rows hold either value.
-struct Call<'a> {
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+struct Call<'a, T = f32> {
+    q: &'a [T],
+    k: &'a [T],
+    v: &'a [T],
     shape: AttentionShape,
     scale: f32,
     mask: AttentionMask<'a>,
-    out: Shared<f32>,
+    out: Shared<T>,
 }
 
 /// Checks that the last element that shape and strides reach lies in the slice.

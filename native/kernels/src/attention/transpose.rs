@@ -87,7 +87,7 @@ unsafe fn square8(from: *const f32, from_stride: usize, to: *mut f32, to_stride:
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq")]
-unsafe fn square16(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+pub(super) unsafe fn square16(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
     // SAFETY: 16 rows of 16 on both sides (caller).
     unsafe {
         for quarter in 0..4 {

@@ -2,9 +2,9 @@
 
 use half::bf16;
 
-use super::{guard, sango_status, slice, slice_mut, widen};
+use super::{guard, sango_status, slice, slice_mut};
 use crate::error::elements;
-use crate::{AttentionMask, AttentionShape, KernelError, Strides, attention};
+use crate::{AttentionMask, AttentionShape, KernelError, Strides, attention, attention_bf16};
 
 /// Distances in elements between batches, heads and positions.
 #[repr(C)]
@@ -97,12 +97,7 @@ pub unsafe extern "C" fn sango_attention_bf16(
         unsafe {
             let call = Call::new(shape, mask_kind, mask)?;
             let (q, k, v) = (slice("q", q, call.q)?, slice("k", k, call.kv.0)?, slice("v", v, call.kv.1)?);
-            let out = slice_mut("out", out, call.out)?;
-            // Gaps between the output's rows keep what they hold.
-            let mut wide = widen(out)?;
-            attention(&widen(q)?, &widen(k)?, &widen(v)?, &call.shape, scale, call.mask, &mut wide)?;
-            super::narrow(&wide, out);
-            Ok(())
+            attention_bf16(q, k, v, &call.shape, scale, call.mask, slice_mut("out", out, call.out)?)
         }
     })
 }

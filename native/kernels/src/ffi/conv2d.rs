@@ -2,10 +2,10 @@
 
 use half::bf16;
 
-use super::{SangoEpilogue, Scalar, finish, guard, matrix, output, precision, sango_status, slice};
+use super::{SangoEpilogue, finish, guard, matrix, output, precision, sango_status, slice};
 use crate::error::elements;
 use crate::gemm::Element;
-use crate::{Conv2dShape, KernelError, PackedConv2d, conv2d};
+use crate::{Conv2dShape, KernelError, Number, PackedConv2d, conv2d};
 
 /// The shape of a convolution over channels-last images.
 #[repr(C)]
@@ -170,7 +170,7 @@ pub unsafe extern "C" fn sango_conv2d_bf16(
 
 /// # Safety
 /// As [`sango_conv2d_f32`].
-unsafe fn convolve<T: Scalar>(
+unsafe fn convolve<T: Number>(
     x: *const T,
     shape: *const SangoConv2dShape,
     weights: *const PackedConv2d,

@@ -2,9 +2,9 @@
 
 use half::bf16;
 
-use super::{SangoEpilogue, Scalar, finish, guard, matrix, output, precision, sango_status};
+use super::{SangoEpilogue, finish, guard, matrix, output, precision, sango_status};
 use crate::gemm::{self, Element, Layout};
-use crate::{KernelError, PackedWeights};
+use crate::{KernelError, Number, PackedWeights};
 
 /// Packs a row-major `[n, k]` f32 matrix whose rows start `stride` elements apart; free it with [`sango_weights_free`].
 ///
@@ -44,7 +44,7 @@ pub unsafe extern "C" fn sango_weights_pack_bf16(
 
 /// # Safety
 /// As [`sango_weights_pack_f32`].
-unsafe fn pack<T: Scalar + Element>(
+unsafe fn pack<T: Number + Element>(
     w: *const T,
     (n, k, stride): (usize, usize, usize),
     wanted: i32,
@@ -156,7 +156,7 @@ pub unsafe extern "C" fn sango_gemv_bf16(
 
 /// # Safety
 /// As [`sango_gemm_f32`].
-unsafe fn multiply<T: Scalar>(
+unsafe fn multiply<T: Number>(
     a: *const T,
     m: usize,
     a_stride: usize,
@@ -178,7 +178,7 @@ unsafe fn multiply<T: Scalar>(
 
 /// # Safety
 /// As [`sango_gemm_f32`].
-unsafe fn multiply_row<T: Scalar>(
+unsafe fn multiply_row<T: Number>(
     x: *const T,
     weights: *const PackedWeights,
     epilogue: *const SangoEpilogue,

@@ -12,10 +12,8 @@ use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use half::bf16;
-
-use crate::gemm::{Dtype, Matrix, Output};
-use crate::{Activation, Isa, KernelError, Precision, pool};
+use crate::gemm::{Matrix, Output};
+use crate::{Activation, Isa, KernelError, Number, Precision, pool};
 
 /// 0 on success, else one of the `SANGO_…` codes of the header.
 #[allow(non_camel_case_types)]
@@ -105,21 +103,8 @@ pub struct SangoEpilogue {
     pub residual_stride: usize,
 }
 
-/// An element type of the entry points.
-trait Scalar: Copy {
-    const DTYPE: Dtype;
-}
-
-impl Scalar for f32 {
-    const DTYPE: Dtype = Dtype::F32;
-}
-
-impl Scalar for bf16 {
-    const DTYPE: Dtype = Dtype::Bf16;
-}
-
 /// A checked view of rows in C memory.
-fn matrix<T: Scalar>(
+fn matrix<T: Number>(
     what: &'static str,
     ptr: *const T,
     rows: usize,
@@ -139,7 +124,7 @@ fn matrix<T: Scalar>(
     Ok(checked)
 }
 
-fn output<T: Scalar>(ptr: *mut T, rows: usize, columns: usize, stride: usize) -> Result<Output, KernelError> {
+fn output<T: Number>(ptr: *mut T, rows: usize, columns: usize, stride: usize) -> Result<Output, KernelError> {
     matrix("out", ptr.cast_const(), rows, columns, stride)?;
     Ok(Output { ptr: ptr.cast(), dtype: T::DTYPE, stride })
 }
@@ -148,7 +133,7 @@ fn output<T: Scalar>(ptr: *mut T, rows: usize, columns: usize, stride: usize) ->
 ///
 /// # Safety
 /// A non-null epilogue is readable.
-unsafe fn finish<T: Scalar>(
+unsafe fn finish<T: Number>(
     epilogue: *const SangoEpilogue,
     rows: usize,
     columns: usize,
@@ -210,22 +195,4 @@ unsafe fn slice_mut<'a, T>(what: &'static str, ptr: *mut T, len: usize) -> Resul
         // SAFETY: checked, and the caller's promise.
         _ => Ok(unsafe { std::slice::from_raw_parts_mut(ptr, len) }),
     }
-}
-
-/// f32 copies of bf16 values, for the operations that compute in f32 only.
-fn widen(values: &[bf16]) -> Result<Vec<f32>, KernelError> {
-    let mut wide = zeros(values.len())?;
-    wide.iter_mut().zip(values).for_each(|(w, v)| *w = v.to_f32());
-    Ok(wide)
-}
-
-fn zeros(len: usize) -> Result<Vec<f32>, KernelError> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(len).map_err(|_| KernelError::OutOfMemory(len.saturating_mul(4)))?;
-    values.resize(len, 0.0);
-    Ok(values)
-}
-
-fn narrow(values: &[f32], out: &mut [bf16]) {
-    out.iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f32(*v));
 }

@@ -2,7 +2,8 @@
 
 use half::bf16;
 
-use super::{activation, guard, narrow, sango_status, slice, slice_mut, widen, zeros};
+use super::{activation, guard, sango_status, slice, slice_mut};
+use crate::convert::{narrow, widen, zeros};
 use crate::error::elements;
 use crate::{KernelError, group_norm, layer_norm, rms_norm};
 
@@ -169,7 +170,7 @@ unsafe fn optional<'a>(what: &'static str, ptr: *const f32, len: usize) -> Resul
 ///
 /// # Safety
 /// As [`sango_layer_norm_f32`].
-unsafe fn each_row<T: super::Scalar>(
+unsafe fn each_row<T: crate::Number>(
     (x, x_stride): (*const T, usize),
     (out, out_stride): (*mut T, usize),
     rows: usize,

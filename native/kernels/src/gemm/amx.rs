@@ -79,10 +79,74 @@ struct Copied([[u8; STEP_BYTES]; ROWS]);
 /// Everything the tile names exists, rows are padded with zeros to a multiple of 32 channels, `row_strides` has an entry
 /// per tap and 16 rows, `sums` has room for 32 rows; this thread's tiles are configured.
 pub(crate) unsafe fn multiply(tile: &Tile<'_>) {
-    const EMPTY: Segment =
-        Segment { rows: [std::ptr::null(); 2], row_stride: [0; 2], step: 0, panel: std::ptr::null(), steps: 0 };
-    let mut segments = [EMPTY; STEPS];
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if tile.block.taps.clone().all(|tap| strides(tile, tap).is_some()) {
+            walk(tile, |tap, channel, panel, steps, _| {
+                let [above, below] = strides(tile, tap).unwrap_or_default();
+                let rows = tile.rows.add(tap * tile.row_stride);
+                // Half a tile more may be named than is read, but not looked up.
+                let next = if tile.live > TILE { *rows.add(TILE) } else { *rows };
+                Segment {
+                    rows: [(*rows).add(channel * 2), next.add(channel * 2)],
+                    row_stride: [above, below],
+                    step: STEP_BYTES,
+                    panel,
+                    steps,
+                }
+            });
+        } else {
+            multiply_copies(tile);
+        }
+    }
+}
+
+/// [`multiply`] for rows that do not lie at equal distances.
+///
+/// # Safety
+/// As [`multiply`].
+// Apart, because its copies would make every call touch a stack frame of many pages.
+#[inline(never)]
+unsafe fn multiply_copies(tile: &Tile<'_>) {
     let mut copies = [std::mem::MaybeUninit::<Copied>::uninit(); STEPS];
+    // SAFETY: the channels exist (with padding) in every live row, and there is a copy for every step of an `asm!` block.
+    unsafe {
+        walk(tile, |tap, channel, panel, steps, first| {
+            let copy = copies[first..first + steps].as_mut_ptr().cast::<u8>();
+            copy_rows(tile.rows.add(tap * tile.row_stride), tile.live, channel * 2, steps, copy);
+            Segment {
+                rows: [copy, copy.wrapping_add(TILE * STEP_BYTES)],
+                row_stride: [STEP_BYTES; 2],
+                step: size_of::<Copied>(),
+                panel,
+                steps,
+            }
+        });
+    }
+}
+
+/// How far apart the rows of one tap lie in each half of the tile; `None` unless that is so for all of them.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn strides(tile: &Tile<'_>, tap: usize) -> Option<[usize; 2]> {
+    // SAFETY: there is an entry per tap and half that has live rows.
+    let [above, below] = unsafe {
+        let strides = tile.row_strides.add(tap * (tile.row_stride / TILE));
+        [*strides, if tile.live > TILE { *strides.add(1) } else { usize::MAX }]
+    };
+    (tile.live.is_multiple_of(TILE) && above != 0 && below != 0).then_some([above, below])
+}
+
+/// Cuts a block into segments and multiplies them, as many at a time as an `asm!` block takes. `segment` is given the tap,
+/// the first channel, the panel's part, the number of steps, and how many steps come before them in the `asm!` block.
+///
+/// # Safety
+/// As [`multiply`], and the segments hold what [`run`] needs.
+#[inline(always)]
+unsafe fn walk(tile: &Tile<'_>, mut segment: impl FnMut(usize, usize, *const u8, usize, usize) -> Segment) {
+    let mut segments = [const { std::mem::MaybeUninit::<Segment>::uninit() }; STEPS];
     // Segments filled in, and the steps in them.
     let (mut filled, mut steps) = (0, 0);
     let mut accumulate = tile.accumulate;
@@ -91,59 +155,45 @@ pub(crate) unsafe fn multiply(tile: &Tile<'_>) {
         while channel < tile.block.channels.end {
             if steps == STEPS {
                 // SAFETY: these segments are filled in.
-                unsafe { run(&segments[..filled], tile, accumulate) };
+                unsafe { run(segments[..filled].assume_init_ref(), tile.live, tile.sums, accumulate) };
                 (filled, steps, accumulate) = (0, 0, true);
             }
             let count = (tile.block.channels.end - channel).div_ceil(CHANNELS).min(STEPS - steps);
-            // SAFETY: the channels exist (with padding) in rows and panel, and there are as many copies left.
-            unsafe {
-                let panel = tile.panel.add(tap * tile.tap_bytes + channel * PANEL * 2);
-                segments[filled] = segment(tile, tap, channel * 2, (panel, count), copies[steps].as_mut_ptr().cast());
-            }
+            // SAFETY: the channels exist in the panel.
+            let panel = unsafe { tile.panel.add(tap * tile.tap_bytes + channel * PANEL * 2) };
+            segments[filled].write(segment(tap, channel, panel, count, steps));
             (filled, steps) = (filled + 1, steps + count);
             channel += count * CHANNELS;
         }
     }
     if steps > 0 || !accumulate {
         // SAFETY: as above.
-        unsafe { run(&segments[..filled], tile, accumulate) };
+        unsafe { run(segments[..filled].assume_init_ref(), tile.live, tile.sums, accumulate) };
     }
 }
 
+/// bf16 rows at equal distances by successive steps of a panel, for up to 512 channels: `sums` (`[32][32]`, or `[16][32]`
+/// when at most 16 rows are live) is overwritten, or added to.
+///
 /// # Safety
-/// As [`multiply`]; `copy` has room for 32 rows of 64 bytes for each of `steps`.
-#[inline(always)]
-unsafe fn segment(
-    tile: &Tile<'_>,
-    tap: usize,
-    offset: usize,
+/// The rows, whole tiles of them, have 64 bytes per step; the panel has as many steps; this thread's tiles are configured.
+pub(crate) unsafe fn multiply_rows(
+    (rows, row_stride): (*const u8, usize),
+    live: usize,
     (panel, steps): (*const u8, usize),
-    copy: *mut u8,
-) -> Segment {
-    let mut segment = Segment { rows: [copy; 2], row_stride: [STEP_BYTES; 2], step: STEP_BYTES, panel, steps };
-    let halves = tile.live.div_ceil(TILE);
-    // SAFETY: the tables cover every live row.
-    unsafe {
-        let rows = tile.rows.add(tap * tile.row_stride);
-        let strides = tile.row_strides.add(tap * (tile.row_stride / TILE));
-        if tile.live == halves * TILE && (0..halves).all(|half| *strides.add(half) != 0) {
-            for half in 0..halves {
-                segment.rows[half] = (*rows.add(half * TILE)).add(offset);
-                segment.row_stride[half] = *strides.add(half);
-            }
-            return segment;
-        }
-        copy_rows(rows, tile.live, offset, steps, copy);
-    }
-    segment.rows[1] = copy.wrapping_add(TILE * STEP_BYTES);
-    segment.step = size_of::<Copied>();
-    segment
+    sums: *mut f32,
+    accumulate: bool,
+) {
+    let below = rows.wrapping_add(TILE * row_stride);
+    let segment = Segment { rows: [rows, below], row_stride: [row_stride; 2], step: STEP_BYTES, panel, steps };
+    // SAFETY: passed on from the caller.
+    unsafe { run(&[segment], live, sums, accumulate) };
 }
 
 /// Lays the rows of each step side by side, padded with zeros to whole tiles.
 ///
 /// # Safety
-/// As [`segment`].
+/// As [`multiply`]; `copy` has room for 32 rows of 64 bytes for each of `steps`.
 unsafe fn copy_rows(rows: *const *const u8, live: usize, offset: usize, steps: usize, copy: *mut u8) {
     for step in 0..steps {
         // SAFETY: each live row has 64 bytes per step from the offset on.
@@ -159,12 +209,12 @@ unsafe fn copy_rows(rows: *const *const u8, live: usize, offset: usize, steps: u
 }
 
 /// # Safety
-/// Every step's tiles are readable, `tile.sums` has 32 rows (16 when no more are live); tiles are configured.
-unsafe fn run(segments: &[Segment], tile: &Tile<'_>, accumulate: bool) {
+/// Every segment's tiles are readable, `sums` has 32 rows (16 when no more are live); tiles are configured.
+unsafe fn run(segments: &[Segment], live: usize, sums: *mut f32, accumulate: bool) {
     let (table, count) = (segments.as_ptr(), segments.len());
     // SAFETY: the caller's promise; the tile registers are used by nothing else.
     unsafe {
-        if tile.live > TILE {
+        if live > TILE {
             asm!(
                 "tilezero tmm0",
                 "tilezero tmm1",
@@ -213,7 +263,7 @@ unsafe fn run(segments: &[Segment], tile: &Tile<'_>, accumulate: bool) {
                 "tilestored [{above} + {stride} + 64], tmm3",
                 // First whether to accumulate, then what is left of the segment.
                 steps = inout(reg) usize::from(accumulate) => _,
-                sums = in(reg) tile.sums,
+                sums = in(reg) sums,
                 stride = in(reg) PANEL * size_of::<f32>(),
                 table = inout(reg) table => _,
                 count = inout(reg) count => _,
@@ -259,7 +309,7 @@ unsafe fn run(segments: &[Segment], tile: &Tile<'_>, accumulate: bool) {
                 "tilestored [{sums} + {stride}], tmm0",
                 "tilestored [{sums} + {stride} + 64], tmm1",
                 steps = inout(reg) usize::from(accumulate) => _,
-                sums = in(reg) tile.sums,
+                sums = in(reg) sums,
                 stride = in(reg) PANEL * size_of::<f32>(),
                 table = inout(reg) table => _,
                 count = inout(reg) count => _,

@@ -14,7 +14,7 @@ use crate::simd::Simd;
 use crate::{Isa, KernelError, scratch};
 
 use super::epilogue::{Finish, Store};
-use super::rows::{Dtype, RowFormat, Rows, row_bytes};
+use super::rows::{Dtype, Number, RowFormat, Rows, row_bytes};
 use super::{PANEL, PackedWeights, Precision, row_format, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512};
@@ -97,8 +97,8 @@ pub(crate) struct Output {
 unsafe impl Sync for Output {}
 
 impl Output {
-    pub(crate) fn f32(ptr: *mut f32, stride: usize) -> Self {
-        Self { ptr: ptr.cast(), dtype: Dtype::F32, stride }
+    pub(crate) fn new<T: Number>(ptr: *mut T, stride: usize) -> Self {
+        Self { ptr: ptr.cast(), dtype: T::DTYPE, stride }
     }
 
     /// Stores one vector.

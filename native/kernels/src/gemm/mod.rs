@@ -1,7 +1,7 @@
 //! Matrix products with packed weights: `out = epilogue(a · wᵀ)`.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -19,7 +19,8 @@ pub(crate) use driver::Output;
 pub(crate) use epilogue::{Finish, Store};
 pub(crate) use pack::{Element, Layout, PANEL, row_format};
 pub use pack::{PackedWeights, Precision};
-pub(crate) use rows::{Dtype, Matrix, RowFormat};
+pub use rows::Number;
+pub(crate) use rows::{Matrix, RowFormat};
 
 /// What happens to a product before it is stored: `activation(product + bias) + residual`; for gated weights
 /// `value · activation(gate) + residual`, with the bias added to both halves first.
@@ -43,18 +44,18 @@ pub enum BLayout {
     NK = 1,
 }
 
-/// `out = epilogue(a · wᵀ)`: `a` is row-major `[m, k]`, `out` row-major `[m, w.out_columns()]`.
+/// `out = epilogue(a · wᵀ)`: `a` is row-major `[m, k]`, `out` row-major `[m, w.out_columns()]`, either in f32 or bf16.
 ///
 /// A NaN in `a` or `w` reaches every output it takes part in. Denormals are treated as zero.
 ///
 /// # Errors
 /// When a slice does not have the size its shape asks for, or scratch memory is short.
-pub fn gemm(
-    a: &[f32],
+pub fn gemm<A: Number, O: Number>(
+    a: &[A],
     m: usize,
     w: &PackedWeights,
     epilogue: &Epilogue<'_>,
-    out: &mut [f32],
+    out: &mut [O],
 ) -> Result<(), KernelError> {
     let columns = w.out_columns();
     if w.taps != 1 {
@@ -63,9 +64,9 @@ pub fn gemm(
     expect_len("a", a.len(), &[m, w.k()])?;
     expect_len("out", out.len(), &[m, columns])?;
     let finish = epilogue.checked(m, w)?;
-    let a = Matrix::f32(a.as_ptr(), m, w.k(), w.k());
+    let a = Matrix::new(a.as_ptr(), m, w.k(), w.k());
     // SAFETY: all lengths were checked just now.
-    unsafe { run(a, w, &finish, Output::f32(out.as_mut_ptr(), columns)) }
+    unsafe { run(a, w, &finish, Output::new(out.as_mut_ptr(), columns)) }
 }
 
 /// `out = a · b` or `a · bᵀ` for two row-major f32 activations: `a` is `[m, k]`, `out` is `[m, n]`.
@@ -115,7 +116,7 @@ impl Epilogue<'_> {
         Ok(Finish {
             bias: self.bias.map(<[f32]>::as_ptr),
             activation: self.activation,
-            residual: self.residual.map(|r| Matrix::f32(r.as_ptr(), m, columns, columns)),
+            residual: self.residual.map(|r| Matrix::new(r.as_ptr(), m, columns, columns)),
         })
     }
 }

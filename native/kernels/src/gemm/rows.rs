@@ -22,9 +22,31 @@ pub(crate) enum RowFormat {
 
 /// Number format of a matrix in the caller's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dtype {
+pub enum Dtype {
+    /// `f32`.
     F32,
+    /// `half::bf16`.
     Bf16,
+}
+
+/// A type that activations can have.
+pub trait Number: Copy + Send + Sync + sealed::Sealed {
+    /// Its name.
+    const DTYPE: Dtype;
+}
+
+impl Number for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+}
+
+impl Number for bf16 {
+    const DTYPE: Dtype = Dtype::Bf16;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::bf16 {}
 }
 
 /// A row-major matrix in the caller's memory.
@@ -43,18 +65,27 @@ unsafe impl Send for Matrix {}
 // SAFETY: as above.
 unsafe impl Sync for Matrix {}
 
+impl Dtype {
+    /// Bytes of one number.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
 impl Matrix {
-    pub(crate) fn f32(ptr: *const f32, rows: usize, columns: usize, stride: usize) -> Self {
-        Self { ptr: ptr.cast(), dtype: Dtype::F32, rows, columns, stride }
+    pub(crate) fn new<T: Number>(ptr: *const T, rows: usize, columns: usize, stride: usize) -> Self {
+        Self { ptr: ptr.cast(), dtype: T::DTYPE, rows, columns, stride }
     }
 
     /// # Safety
     /// `row` must exist.
     #[inline(always)]
     unsafe fn row(&self, row: usize) -> *const u8 {
-        let bytes = if self.dtype == Dtype::F32 { 4 } else { 2 };
         // SAFETY: the row exists.
-        unsafe { self.ptr.add(row * self.stride * bytes) }
+        unsafe { self.ptr.add(row * self.stride * self.dtype.bytes()) }
     }
 
     /// One vector.
@@ -106,8 +137,16 @@ pub(crate) unsafe fn with_matrix_rows<R>(
     format: RowFormat,
     f: impl FnOnce(&Strided) -> R,
 ) -> Result<R, KernelError> {
-    if format == RowFormat::F32 && a.dtype == Dtype::F32 {
-        return Ok(f(&Strided { base: a.ptr, stride_bytes: a.stride * 4 }));
+    let in_place = match (format, a.dtype) {
+        (RowFormat::F32, Dtype::F32) => true,
+        // Anything else is worth a copy: whole steps are read, and see `row_bytes`.
+        (RowFormat::Bf16, Dtype::Bf16) => {
+            a.columns.is_multiple_of(PANEL) && row_bytes(format, a.columns) == a.columns * 2
+        }
+        _ => false,
+    };
+    if in_place {
+        return Ok(f(&Strided { base: a.ptr, stride_bytes: a.stride * a.dtype.bytes() }));
     }
     // SAFETY: passed on from the caller.
     unsafe { with_converted(a, format, |base, stride_bytes| f(&Strided { base, stride_bytes })) }
@@ -171,6 +210,11 @@ impl Kernel for Convert<'_> {
             // SAFETY: the promise of `with_converted`; `dst` has `row_bytes` per row.
             unsafe {
                 let dst = dst.add((row - first) * row_bytes);
+                if (format, a.dtype) == (RowFormat::Bf16, Dtype::Bf16) {
+                    a.row(row).copy_to_nonoverlapping(dst, a.columns * 2);
+                    dst.add(a.columns * 2).write_bytes(0, row_bytes - a.columns * 2);
+                    continue;
+                }
                 for column in (0..whole).step_by(S::LANES) {
                     convert::<S>(a, row, column, format, dst);
                 }

@@ -4,19 +4,20 @@ mod group;
 mod rows;
 
 use crate::error::{elements, expect_len};
-use crate::{Activation, KernelError};
+use crate::{Activation, KernelError, Number};
 
-/// `out = (x - mean) / sqrt(variance + eps) · weight + bias` over rows of `width` values (PyTorch `LayerNorm`).
+/// `out = (x - mean) / sqrt(variance + eps) · weight + bias` over rows of `width` values (PyTorch `LayerNorm`), in f32
+/// or rounded to bf16.
 ///
 /// # Errors
 /// When `x` is not whole rows, `out` differs in length, or `weight` or `bias` is not one row.
-pub fn layer_norm(
+pub fn layer_norm<O: Number>(
     x: &[f32],
     width: usize,
     weight: Option<&[f32]>,
     bias: Option<&[f32]>,
     eps: f32,
-    out: &mut [f32],
+    out: &mut [O],
 ) -> Result<(), KernelError> {
     normalise_rows(rows::Rows { x, width, weight, bias, eps, centred: true }, out)
 }
@@ -26,18 +27,18 @@ pub fn layer_norm(
 ///
 /// # Errors
 /// As [`layer_norm`].
-pub fn rms_norm(
+pub fn rms_norm<O: Number>(
     x: &[f32],
     width: usize,
     weight: Option<&[f32]>,
     bias: Option<&[f32]>,
     eps: f32,
-    out: &mut [f32],
+    out: &mut [O],
 ) -> Result<(), KernelError> {
     normalise_rows(rows::Rows { x, width, weight, bias, eps, centred: false }, out)
 }
 
-fn normalise_rows(rows: rows::Rows<'_>, out: &mut [f32]) -> Result<(), KernelError> {
+fn normalise_rows<O: Number>(rows: rows::Rows<'_>, out: &mut [O]) -> Result<(), KernelError> {
     let (len, width) = (rows.x.len(), rows.width);
     if width == 0 || !len.is_multiple_of(width) {
         return Err(KernelError::shape("x", format!("{len} values are not whole rows of {width}")));

@@ -1,9 +1,9 @@
 //! Normalisation of one row after another.
 
-use crate::Isa;
+use crate::gemm::Output;
 use crate::pool::parallel_for;
-use crate::scratch::Shared;
 use crate::simd::{self, Kernel, Scalar, Simd};
+use crate::{Isa, Number};
 
 /// Rows that were checked to have the same width as weight and bias.
 pub(super) struct Rows<'a> {
@@ -21,13 +21,13 @@ const TASK: usize = 16 * 1024;
 
 impl Rows<'_> {
     /// Normalises all of them into `out`, which is as long as `x`.
-    pub(super) fn run(&self, out: &mut [f32]) {
+    pub(super) fn run<O: Number>(&self, out: &mut [O]) {
         let (isa, count) = (Isa::active(), self.x.len() / self.width);
         let chunk = (TASK / self.width).max(1);
-        let out = Shared::new(out.as_mut_ptr());
+        let out = Output::new(out.as_mut_ptr(), self.width);
         parallel_for(count.div_ceil(chunk), &|task| {
             let rows = (task * chunk, ((task + 1) * chunk).min(count));
-            simd::dispatch(isa, Part { all: self, rows, out: &out });
+            simd::dispatch(isa, Part { all: self, rows, out });
         });
     }
 
@@ -57,17 +57,18 @@ impl Rows<'_> {
 
     /// One vector of a row.
     #[inline(always)]
-    unsafe fn lanes<S: Simd>(&self, x: *const f32, out: *mut f32, i: usize, mean: f32, inverse: f32) {
+    unsafe fn lanes<S: Simd>(&self, row: usize, i: usize, mean: f32, inverse: f32, out: &Output) {
         // SAFETY: within the row (caller).
         unsafe {
-            let mut y = S::mul(S::sub(S::load(x.add(i)), S::splat(mean)), S::splat(inverse));
+            let x = self.x.as_ptr().add(row * self.width + i);
+            let mut y = S::mul(S::sub(S::load(x), S::splat(mean)), S::splat(inverse));
             if let Some(weight) = self.weight {
                 y = S::mul(y, S::load(weight.as_ptr().add(i)));
             }
             if let Some(bias) = self.bias {
                 y = S::add(y, S::load(bias.as_ptr().add(i)));
             }
-            S::store(out.add(i), y);
+            out.lanes::<S>(row, i, y);
         }
     }
 }
@@ -76,7 +77,7 @@ impl Rows<'_> {
 struct Part<'a> {
     all: &'a Rows<'a>,
     rows: (usize, usize),
-    out: &'a Shared<f32>,
+    out: Output,
 }
 
 impl Kernel for Part<'_> {
@@ -89,15 +90,15 @@ impl Kernel for Part<'_> {
         for row in self.rows.0..self.rows.1 {
             // SAFETY: the row exists in `x` and `out`, and belongs to this task.
             unsafe {
-                let (x, out) = (all.x.as_ptr().add(row * all.width), self.out.add(row * all.width));
+                let x = all.x.as_ptr().add(row * all.width);
                 let mean = if all.centred { all.moment::<S>(x, 0.0, false) / all.width as f32 } else { 0.0 };
                 let variance = all.moment::<S>(x, mean, true) / all.width as f32;
                 let inverse = 1.0 / (variance + all.eps).sqrt();
                 for i in (0..whole).step_by(S::LANES) {
-                    all.lanes::<S>(x, out, i, mean, inverse);
+                    all.lanes::<S>(row, i, mean, inverse, &self.out);
                 }
                 for i in whole..all.width {
-                    all.lanes::<Scalar>(x, out, i, mean, inverse);
+                    all.lanes::<Scalar>(row, i, mean, inverse, &self.out);
                 }
             }
         }
