@@ -129,3 +129,22 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+#[test]
+fn models_are_loaded_and_let_go_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(&cases(), folder.path());
+    let loaded = || engine.models().unwrap().into_iter().filter(|model| model.loaded).map(|model| model.name);
+    assert_eq!(loaded().count(), 0);
+    let model = engine.load_model("amused-plain/model").unwrap();
+    assert!(model.loaded && engine.models().unwrap().contains(&model), "{model:?}");
+    assert_eq!(loaded().collect::<Vec<_>>(), ["amused-plain/model"]);
+    run(&engine, job("amused-plain/model", json!({"steps": 2, "seed": 1})));
+    let model = engine.unload_model("amused-plain/model").unwrap();
+    assert!(!model.loaded && loaded().count() == 0);
+    engine.unload_model("amused-plain/model").unwrap();
+    run(&engine, job("amused-plain/model", json!({"steps": 2, "seed": 2})));
+    assert_eq!(loaded().count(), 1, "a job loads what it needs");
+    assert_eq!(engine.load_model("no such").unwrap_err().kind, ErrorKind::UnknownModel);
+    assert_eq!(engine.unload_model("no such").unwrap_err().kind, ErrorKind::UnknownModel);
+}
