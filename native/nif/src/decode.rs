@@ -1,0 +1,284 @@
+//! From terms to JSON and the other things that functions take, within limits.
+
+use rustler::{Binary, LocalPid, MapIterator, Resource, ResourceArc, Term, TermType};
+use sango_jobs::{ErrorKind, JobError, JobId, ListQuery, Submission};
+use serde::Deserialize;
+use serde_json::{Map, Number, Value};
+
+use crate::atoms;
+
+/// How deep maps and lists may lie in one another.
+const MAX_DEPTH: u32 = 16;
+/// How many terms an argument may be made of.
+const MAX_TERMS: usize = 10_000;
+/// How many bytes of text and pictures an argument may hold: as much as a body may over HTTP.
+const MAX_BYTES: usize = 56 << 20;
+
+/// What is left of the limits while an argument is read.
+struct Budget {
+    terms: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self { terms: MAX_TERMS, bytes: MAX_BYTES }
+    }
+
+    fn take_term(&mut self) -> Result<(), JobError> {
+        self.terms = self.terms.checked_sub(1).ok_or_else(|| {
+            JobError::new(ErrorKind::TooLarge, format!("more than {MAX_TERMS} terms in one argument"))
+        })?;
+        Ok(())
+    }
+
+    fn take_bytes(&mut self, bytes: usize) -> Result<(), JobError> {
+        self.bytes = self.bytes.checked_sub(bytes).ok_or_else(|| {
+            JobError::new(ErrorKind::TooLarge, format!("more than {MAX_BYTES} bytes in one argument"))
+        })?;
+        Ok(())
+    }
+}
+
+/// A map, lists and scalars as JSON. Keys are binaries or atoms, atoms other than `nil` and booleans are text.
+///
+/// # Errors
+/// `invalid_request` for what has no JSON (tuples, pids, improper lists, text that is not UTF-8, integers over 64 bits) and
+/// for a key that is there twice; `too_large`.
+pub(crate) fn json(term: Term<'_>) -> Result<Value, JobError> {
+    value(term, 0, &mut Budget::new())
+}
+
+/// The request of a job: JSON whose `image` and `mask` may also be `{:bytes, binary}`.
+///
+/// # Errors
+/// As [`json`] and [`Submission::from_json`].
+pub(crate) fn submission(term: Term<'_>) -> Result<Submission, JobError> {
+    let budget = &mut Budget::new();
+    let (mut image, mut mask) = (None, None);
+    let mut request = Map::new();
+    for (key, term) in fields(term, budget)? {
+        let raw = match key.as_str() {
+            "image" => &mut image,
+            "mask" => &mut mask,
+            _ => &mut None,
+        };
+        *raw = bytes(term, budget)?;
+        // What is raw is not in the JSON; a field of another name cannot be raw.
+        let value = match raw {
+            Some(_) if key == "image" || key == "mask" => Value::Null,
+            _ => value(term, 1, budget).map_err(|error| within_field(&key, error))?,
+        };
+        request.insert(key, value);
+    }
+    let mut submission = Submission::from_json(Value::Object(request))?;
+    submission.image = image.or(submission.image);
+    submission.mask = mask.or(submission.mask);
+    Ok(submission)
+}
+
+/// `{:bytes, binary}`.
+fn bytes(term: Term<'_>, budget: &mut Budget) -> Result<Option<Vec<u8>>, JobError> {
+    let Ok((tag, binary)) = term.decode::<(rustler::Atom, Binary<'_>)>() else {
+        return Ok(None);
+    };
+    if tag != atoms::bytes() {
+        return Ok(None);
+    }
+    budget.take_bytes(binary.len())?;
+    Ok(Some(binary.as_slice().to_vec()))
+}
+
+fn value(term: Term<'_>, depth: u32, budget: &mut Budget) -> Result<Value, JobError> {
+    budget.take_term()?;
+    if depth > MAX_DEPTH {
+        return Err(invalid(format!("maps and lists more than {MAX_DEPTH} deep")));
+    }
+    match term.get_type() {
+        TermType::Atom => match atom(term)?.as_str() {
+            "nil" => Ok(Value::Null),
+            "true" => Ok(Value::Bool(true)),
+            "false" => Ok(Value::Bool(false)),
+            name => Ok(Value::String(name.to_owned())),
+        },
+        TermType::Binary => {
+            let text = text(term)?;
+            budget.take_bytes(text.len())?;
+            Ok(Value::String(text.to_owned()))
+        }
+        TermType::Integer => {
+            let number = term.decode::<i64>().map(Number::from).or_else(|_| term.decode::<u64>().map(Number::from));
+            number.map(Value::Number).map_err(|_| invalid("an integer of more than 64 bits"))
+        }
+        TermType::Float => {
+            let number = term.decode::<f64>().ok().and_then(Number::from_f64);
+            number.map(Value::Number).ok_or_else(|| invalid("a number that is not finite"))
+        }
+        TermType::List => {
+            let values = list(term)?.into_iter().map(|term| value(term, depth + 1, budget));
+            Ok(Value::Array(values.collect::<Result<_, _>>()?))
+        }
+        TermType::Map => {
+            let mut object = Map::new();
+            for (key, term) in fields(term, budget)? {
+                let value = value(term, depth + 1, budget).map_err(|error| within_field(&key, error))?;
+                object.insert(key, value);
+            }
+            Ok(Value::Object(object))
+        }
+        other => Err(invalid(format!("a {} where JSON is expected", format!("{other:?}").to_lowercase()))),
+    }
+}
+
+/// The fields of a map, each once.
+fn fields<'a>(term: Term<'a>, budget: &mut Budget) -> Result<Vec<(String, Term<'a>)>, JobError> {
+    let entries = MapIterator::new(term).ok_or_else(|| invalid("not a map"))?;
+    let mut fields: Vec<(String, Term<'a>)> = Vec::new();
+    for (key, value) in entries {
+        budget.take_term()?;
+        let key = match key.get_type() {
+            TermType::Atom => atom(key)?,
+            TermType::Binary => text(key)?.to_owned(),
+            _ => return Err(invalid("a key that is neither an atom nor a binary")),
+        };
+        budget.take_bytes(key.len())?;
+        fields.push((key, value));
+    }
+    fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+    match fields.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => Err(invalid(format!("`{}` is there twice, as an atom and as a binary", short(&pair[0].0)))),
+        None => Ok(fields),
+    }
+}
+
+/// The elements of a proper list.
+fn list(mut term: Term<'_>) -> Result<Vec<Term<'_>>, JobError> {
+    let mut elements = Vec::new();
+    while let Ok((head, tail)) = term.list_get_cell() {
+        if elements.len() == MAX_TERMS {
+            return Err(JobError::new(ErrorKind::TooLarge, format!("a list of more than {MAX_TERMS} elements")));
+        }
+        elements.push(head);
+        term = tail;
+    }
+    if term.is_empty_list() { Ok(elements) } else { Err(invalid("not a proper list")) }
+}
+
+fn atom(term: Term<'_>) -> Result<String, JobError> {
+    term.atom_to_string().map_err(|_| invalid("an atom with characters beyond Latin-1"))
+}
+
+fn text(term: Term<'_>) -> Result<&str, JobError> {
+    let binary = term.decode::<Binary<'_>>().map_err(|_| invalid("not a binary"))?;
+    std::str::from_utf8(binary.as_slice()).map_err(|_| invalid("a binary that is not UTF-8"))
+}
+
+/// A handle that an earlier call has given out.
+pub(crate) fn handle<T: Resource>(what: &str, term: Term<'_>) -> Result<ResourceArc<T>, JobError> {
+    term.decode().map_err(|_| invalid(format!("{what} is not a handle of one")))
+}
+
+/// The id of a job.
+///
+/// # Errors
+/// `unknown_job` for text that is no id.
+pub(crate) fn id(term: Term<'_>) -> Result<JobId, JobError> {
+    text(term).map_err(|error| within_field("id", error))?.parse()
+}
+
+/// A list of ids. What cannot be the id of a job is left out, as an id of none would be.
+pub(crate) fn ids(term: Term<'_>) -> Result<Vec<JobId>, JobError> {
+    let ids = list(term)?.into_iter().map(|term| text(term).map(|text| text.parse().ok()));
+    Ok(ids.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// The number of an event.
+pub(crate) fn after(term: Term<'_>) -> Result<u64, JobError> {
+    term.decode().map_err(|_| invalid("`after` is not the number of an event"))
+}
+
+/// The name of a model.
+pub(crate) fn name(term: Term<'_>) -> Result<&str, JobError> {
+    text(term).map_err(|error| within_field("name", error))
+}
+
+/// A process of this node.
+pub(crate) fn pid(term: Term<'_>) -> Result<LocalPid, JobError> {
+    term.decode().map_err(|_| invalid("not a process of this node"))
+}
+
+/// `%{state, limit, before}`, each of them `nil` or left out if it does not matter.
+pub(crate) fn list_query(term: Term<'_>) -> Result<ListQuery, JobError> {
+    read_list_query(json(term)?)
+}
+
+fn read_list_query(json: Value) -> Result<ListQuery, JobError> {
+    #[derive(Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    #[derive(Default)]
+    struct Given {
+        state: Option<String>,
+        limit: Option<u32>,
+        before: Option<String>,
+    }
+    let given: Given = serde_json::from_value(json).map_err(|error| invalid(format!("not a list query: {error}")))?;
+    let limit = given.limit.unwrap_or(ListQuery::default().limit);
+    if !(1..=ListQuery::MAX_LIMIT).contains(&limit) {
+        let message = format!("`limit` is {limit}, outside 1 to {}", ListQuery::MAX_LIMIT);
+        return Err(JobError::new(ErrorKind::InvalidOption, message));
+    }
+    // As over HTTP, where a parameter that is left empty does not matter.
+    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+    Ok(ListQuery {
+        state: filled(given.state).map(|state| state.parse()).transpose()?,
+        limit,
+        before: filled(given.before).map(|id| id.parse()).transpose()?,
+    })
+}
+
+fn invalid(message: impl Into<String>) -> JobError {
+    JobError::new(ErrorKind::InvalidRequest, message)
+}
+
+fn within_field(key: &str, error: JobError) -> JobError {
+    JobError::new(error.kind, format!("`{}`: {}", short(key), error.message))
+}
+
+/// Enough of a text for a message.
+fn short(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn list_queries_have_defaults_and_bounds() {
+        assert_eq!(read_list_query(json!({})).unwrap(), ListQuery::default());
+        let all = json!({"state": "failed", "limit": 7, "before": "0199b2c4-5c1e-7f3a-9a55-0c8f7f1d2e3b"});
+        let query = read_list_query(all).unwrap();
+        assert_eq!((query.state, query.limit), (Some(sango_jobs::State::Failed), 7));
+        assert!(query.before.is_some());
+        for (json, kind) in [
+            (json!({"limit": 0}), ErrorKind::InvalidOption),
+            (json!({"limit": 201}), ErrorKind::InvalidOption),
+            (json!({"limit": -1}), ErrorKind::InvalidRequest),
+            (json!({"state": "done"}), ErrorKind::InvalidOption),
+            (json!({"before": "x"}), ErrorKind::UnknownJob),
+            (json!({"page": 1}), ErrorKind::InvalidRequest),
+            (json!([]), ErrorKind::InvalidRequest),
+        ] {
+            assert_eq!(read_list_query(json.clone()).unwrap_err().kind, kind, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_budget_ends() {
+        let mut budget = Budget { terms: 1, bytes: 3 };
+        assert!(budget.take_term().is_ok() && budget.take_bytes(3).is_ok());
+        assert_eq!(budget.take_term().unwrap_err().kind, ErrorKind::TooLarge);
+        assert_eq!(budget.take_bytes(1).unwrap_err().kind, ErrorKind::TooLarge);
+    }
+}
