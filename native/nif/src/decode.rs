@@ -1,44 +1,14 @@
 //! From terms to JSON and the other things that functions take, within limits.
 
 use rustler::{Binary, LocalPid, MapIterator, Resource, ResourceArc, Term, TermType};
-use sango_jobs::{ErrorKind, JobError, JobId, ListQuery, Submission};
-use serde::Deserialize;
+use sango_jobs::{ErrorKind, JobError, JobId, Submission};
 use serde_json::{Map, Number, Value};
 
 use crate::atoms;
+use crate::budget::{Budget, MAX_TERMS};
 
 /// How deep maps and lists may lie in one another.
 const MAX_DEPTH: u32 = 16;
-/// How many terms an argument may be made of.
-const MAX_TERMS: usize = 10_000;
-/// How many bytes of text and pictures an argument may hold: as much as a body may over HTTP.
-const MAX_BYTES: usize = 56 << 20;
-
-/// What is left of the limits while an argument is read.
-struct Budget {
-    terms: usize,
-    bytes: usize,
-}
-
-impl Budget {
-    fn new() -> Self {
-        Self { terms: MAX_TERMS, bytes: MAX_BYTES }
-    }
-
-    fn take_term(&mut self) -> Result<(), JobError> {
-        self.terms = self.terms.checked_sub(1).ok_or_else(|| {
-            JobError::new(ErrorKind::TooLarge, format!("more than {MAX_TERMS} terms in one argument"))
-        })?;
-        Ok(())
-    }
-
-    fn take_bytes(&mut self, bytes: usize) -> Result<(), JobError> {
-        self.bytes = self.bytes.checked_sub(bytes).ok_or_else(|| {
-            JobError::new(ErrorKind::TooLarge, format!("more than {MAX_BYTES} bytes in one argument"))
-        })?;
-        Ok(())
-    }
-}
 
 /// A map, lists and scalars as JSON. Keys are binaries or atoms, atoms other than `nil` and booleans are text.
 ///
@@ -58,18 +28,15 @@ pub(crate) fn submission(term: Term<'_>) -> Result<Submission, JobError> {
     let (mut image, mut mask) = (None, None);
     let mut request = Map::new();
     for (key, term) in fields(term, budget)? {
-        let raw = match key.as_str() {
-            "image" => &mut image,
-            "mask" => &mut mask,
-            _ => &mut None,
-        };
-        *raw = bytes(term, budget)?;
-        // What is raw is not in the JSON; a field of another name cannot be raw.
-        let value = match raw {
-            Some(_) if key == "image" || key == "mask" => Value::Null,
-            _ => value(term, 1, budget).map_err(|error| within_field(&key, error))?,
-        };
-        request.insert(key, value);
+        let raw = if key == "image" || key == "mask" { bytes(term, budget)? } else { None };
+        match (key.as_str(), raw) {
+            ("image", Some(bytes)) => image = Some(bytes),
+            (_, Some(bytes)) => mask = Some(bytes),
+            (_, None) => {
+                let value = value(term, 1, budget).map_err(|error| within_field(&key, error))?;
+                request.insert(key, value);
+            }
+        }
     }
     let mut submission = Submission::from_json(Value::Object(request))?;
     submission.image = image.or(submission.image);
@@ -207,35 +174,6 @@ pub(crate) fn pid(term: Term<'_>) -> Result<LocalPid, JobError> {
     term.decode().map_err(|_| invalid("not a process of this node"))
 }
 
-/// `%{state, limit, before}`, each of them `nil` or left out if it does not matter.
-pub(crate) fn list_query(term: Term<'_>) -> Result<ListQuery, JobError> {
-    read_list_query(json(term)?)
-}
-
-fn read_list_query(json: Value) -> Result<ListQuery, JobError> {
-    #[derive(Deserialize)]
-    #[serde(default, deny_unknown_fields)]
-    #[derive(Default)]
-    struct Given {
-        state: Option<String>,
-        limit: Option<u32>,
-        before: Option<String>,
-    }
-    let given: Given = serde_json::from_value(json).map_err(|error| invalid(format!("not a list query: {error}")))?;
-    let limit = given.limit.unwrap_or(ListQuery::default().limit);
-    if !(1..=ListQuery::MAX_LIMIT).contains(&limit) {
-        let message = format!("`limit` is {limit}, outside 1 to {}", ListQuery::MAX_LIMIT);
-        return Err(JobError::new(ErrorKind::InvalidOption, message));
-    }
-    // As over HTTP, where a parameter that is left empty does not matter.
-    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-    Ok(ListQuery {
-        state: filled(given.state).map(|state| state.parse()).transpose()?,
-        limit,
-        before: filled(given.before).map(|id| id.parse()).transpose()?,
-    })
-}
-
 fn invalid(message: impl Into<String>) -> JobError {
     JobError::new(ErrorKind::InvalidRequest, message)
 }
@@ -247,38 +185,4 @@ fn within_field(key: &str, error: JobError) -> JobError {
 /// Enough of a text for a message.
 fn short(text: &str) -> String {
     text.chars().take(64).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn list_queries_have_defaults_and_bounds() {
-        assert_eq!(read_list_query(json!({})).unwrap(), ListQuery::default());
-        let all = json!({"state": "failed", "limit": 7, "before": "0199b2c4-5c1e-7f3a-9a55-0c8f7f1d2e3b"});
-        let query = read_list_query(all).unwrap();
-        assert_eq!((query.state, query.limit), (Some(sango_jobs::State::Failed), 7));
-        assert!(query.before.is_some());
-        for (json, kind) in [
-            (json!({"limit": 0}), ErrorKind::InvalidOption),
-            (json!({"limit": 201}), ErrorKind::InvalidOption),
-            (json!({"limit": -1}), ErrorKind::InvalidRequest),
-            (json!({"state": "done"}), ErrorKind::InvalidOption),
-            (json!({"before": "x"}), ErrorKind::UnknownJob),
-            (json!({"page": 1}), ErrorKind::InvalidRequest),
-            (json!([]), ErrorKind::InvalidRequest),
-        ] {
-            assert_eq!(read_list_query(json.clone()).unwrap_err().kind, kind, "{json}");
-        }
-    }
-
-    #[test]
-    fn the_budget_ends() {
-        let mut budget = Budget { terms: 1, bytes: 3 };
-        assert!(budget.take_term().is_ok() && budget.take_bytes(3).is_ok());
-        assert_eq!(budget.take_term().unwrap_err().kind, ErrorKind::TooLarge);
-        assert_eq!(budget.take_bytes(1).unwrap_err().kind, ErrorKind::TooLarge);
-    }
 }

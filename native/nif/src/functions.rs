@@ -8,11 +8,12 @@ use sango_jobs::{Engine, ErrorKind, JobError, ResultFile};
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
+use crate::guard::on_large_stack;
 use crate::options::Options;
-use crate::reply::{done, on_large_stack, value};
+use crate::reply::{done, value};
 use crate::session::{EngineHandle, Open, Session};
 use crate::subscription::{Recipient, SubscriptionHandle, send_events, send_jobs};
-use crate::{decode, encode, process};
+use crate::{decode, encode, list_query, process};
 
 /// Kept beside `docs/protocol.md`.
 const OPENAPI: &str = include_str!("../../../docs/openapi.json");
@@ -72,7 +73,9 @@ fn cancel<'a>(env: Env<'a>, engine: Term<'a>, id: Term<'a>) -> Term<'a> {
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn list<'a>(env: Env<'a>, engine: Term<'a>, query: Term<'a>) -> Term<'a> {
-    value(env, || encode::json(env, &call(engine, |engine| engine.list(&decode::list_query(query)?))?))
+    value(env, || {
+        encode::json(env, &call(engine, |engine| engine.list(&list_query::from_json(decode::json(query)?)?))?)
+    })
 }
 
 #[rustler::nif(schedule = "DirtyIo")]

@@ -11,9 +11,12 @@
 //! are the only places that know what terms look like.
 
 mod atoms;
+mod budget;
 mod decode;
 mod encode;
 mod functions;
+mod guard;
+mod list_query;
 mod options;
 mod process;
 mod reply;

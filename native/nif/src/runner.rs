@@ -5,7 +5,7 @@ use std::thread;
 use sango_jobs::worker::{ModelRunner, RunContext};
 use sango_jobs::{ErrorKind, Job, JobError, JobRequest, ModelInfo, Output, Prepared, Runner};
 
-use crate::reply::panicked;
+use crate::guard::panicked;
 
 /// A [`ModelRunner`] whose computing has a lower scheduling priority than the rest of the process.
 ///

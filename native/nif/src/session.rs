@@ -15,8 +15,8 @@ use sango_models::LoadOptions;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::guard::guarded;
 use crate::options::Options;
-use crate::reply::guarded;
 use crate::runner::NiceRunner;
 
 /// What Elixir holds of an engine. Threads hold the [`Session`], never this: it must go when Elixir lets it go.
