@@ -55,6 +55,18 @@ fn text_becomes_the_same_picture_each_time() {
 }
 
 #[test]
+fn every_default_is_told_and_spelling_it_out_asks_for_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(&cases(), folder.path());
+    let drawn = run(&engine, job("amused-plain/model", json!({"steps": 2, "seed": 3})));
+    let options = json!(drawn.request.options);
+    let unset: Vec<_> = options.as_object().unwrap().iter().filter(|(_, value)| value.is_null()).collect();
+    assert_eq!(unset, [(&"strength".to_owned(), &Value::Null)], "which is of an image alone");
+    let again = engine.submit(job("amused-plain/model", options)).unwrap().job;
+    assert!(again.result.unwrap().cached);
+}
+
+#[test]
 fn a_picture_and_a_mask_are_taken() {
     let folder = tempfile::tempdir().unwrap();
     let engine = engine(&cases(), folder.path());

@@ -148,6 +148,7 @@ impl Runner for ModelRunner {
         options.height.get_or_insert(rounded(height));
         options.negative_prompt.get_or_insert_default();
         options.guidance_scale.get_or_insert(entry.guidance_scale);
+        options.temperature.get_or_insert(entry.temperature);
         let steps = *options.steps.get_or_insert(entry.steps);
         if request.image.is_some() {
             let strength = *options.strength.get_or_insert(if request.mask.is_some() { 1.0 } else { 0.5 });
