@@ -262,7 +262,7 @@ defmodule Sango.Queue do
     case :ets.lookup(table, {:job, id}) do
       [{_key, client, :detached}] -> {client, :detached}
       [{_key, client, askers}] -> {client, MapSet.new(askers)}
-      [] -> {nil, :detached}
+      [] -> nil
     end
   end
 

@@ -45,6 +45,9 @@ defmodule Sango.MemoryBackend do
   @doc "How often the engine was told an order."
   def arrangements(name), do: GenServer.call(handle(name), :arrangements)
 
+  @doc "The order that the engine was told last."
+  def places(name), do: GenServer.call(handle(name), :places)
+
   # -- The behaviour -------------------------------------------------------------------------------------------------
 
   @impl Sango.Backend
@@ -62,6 +65,7 @@ defmodule Sango.MemoryBackend do
   @impl Sango.Backend
   def close(pid), do: ask(pid, :close) |> then(fn _ -> :ok end)
   @impl Sango.Backend
+  def submit(_pid, %{prompt: "crash"}), do: exit(:on_purpose)
   def submit(pid, request), do: ask(pid, {:submit, request})
   @impl Sango.Backend
   def get(pid, id), do: ask(pid, {:get, id})
@@ -204,6 +208,7 @@ defmodule Sango.MemoryBackend do
   end
 
   def handle_call(:arrangements, _from, state), do: {:reply, state.arrangements, state}
+  def handle_call(:places, _from, state), do: {:reply, state.places, state}
   def handle_call(:ready, _from, state), do: {:reply, :ok, state}
   def handle_call(:deafen, _from, state), do: {:reply, :ok, %{state | deaf?: true}}
 
@@ -264,9 +269,6 @@ defmodule Sango.MemoryBackend do
     unfinished = Enum.count(jobs, &(&1["state"] in ["queued", "interrupted", "running"]))
 
     cond do
-      request["prompt"] == "crash" ->
-        exit(:on_purpose)
-
       not is_binary(request["prompt"]) ->
         {{:error, {"invalid_request", "not a job: missing field `prompt`", 400}}, state}
 

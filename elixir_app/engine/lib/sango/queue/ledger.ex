@@ -16,7 +16,7 @@ defmodule Sango.Queue.Ledger do
             order: Order.new(),
             jobs: %{},
             submissions: %{},
-            ended: %{},
+            early: %{},
             clock: 0
 
   @typedoc "Who asked for a job: the processes it lives with, or nobody, for one that lives by itself."
@@ -31,7 +31,7 @@ defmodule Sango.Queue.Ledger do
           order: Order.t(),
           jobs: %{String.t() => job},
           submissions: %{reference => %{ticket: ticket, since: non_neg_integer, recheck?: boolean}},
-          ended: %{String.t() => non_neg_integer},
+          early: %{String.t() => {clock :: non_neg_integer, :ended | {:waits, map}}},
           clock: non_neg_integer
         }
 
@@ -91,7 +91,7 @@ defmodule Sango.Queue.Ledger do
         {:error, _reason} -> ledger
       end
 
-    {forget_ended(ledger), submission.recheck?}
+    {settle_early(ledger), submission.recheck?}
   end
 
   @doc """
@@ -103,19 +103,31 @@ defmodule Sango.Queue.Ledger do
     known = ledger.jobs[id]
 
     cond do
-      state in @waiting and known == nil -> {:waits, put(ledger, view, :waiting)}
-      state in @waiting and known.state == :running -> {:waits_again, put(ledger, view, :waiting)}
-      state == "running" and known[:state] != :running -> {:started, put(ledger, view, :running)}
-      state in @waiting or state == "running" -> {:nothing, ledger}
-      true -> {{:ended, known}, drop(ledger, id)}
+      state in @waiting and known == nil and ledger.submissions != %{} ->
+        {:nothing, early(ledger, id, {:waits, view})}
+
+      state in @waiting and known == nil ->
+        {:waits, put(ledger, view, :waiting)}
+
+      state in @waiting and known.state == :running ->
+        {:waits_again, put(ledger, view, :waiting)}
+
+      state == "running" and known[:state] != :running ->
+        {:started, put(ledger, view, :running)}
+
+      state in @waiting or state == "running" ->
+        {:nothing, ledger}
+
+      true ->
+        {{:ended, known}, drop(ledger, id)}
     end
   end
 
   @doc """
   Takes the store's word for which jobs are unfinished: after a start, and after news was lost. `signed` gives the
-  client and askers of jobs that this ledger does not know.
+  client and askers of a job that this ledger does not know, or `nil` when nobody does.
   """
-  @spec take_up(t, [map], (String.t() -> {term, askers})) :: t
+  @spec take_up(t, [map], (String.t() -> {client :: term, askers} | nil)) :: t
   def take_up(%__MODULE__{} = ledger, views, signed) do
     ids = MapSet.new(views, & &1["id"])
     gone = for {id, _job} <- ledger.jobs, not MapSet.member?(ids, id), do: id
@@ -123,10 +135,9 @@ defmodule Sango.Queue.Ledger do
 
     ledger =
       Enum.reduce(views, ledger, fn %{"id" => id} = view, ledger ->
-        new? = not is_map_key(ledger.jobs, id)
+        ledger = if is_map_key(ledger.jobs, id), do: ledger, else: enter_signed(ledger, view, signed.(id))
         {_change, ledger} = see(ledger, view)
-        {client, askers} = signed.(id)
-        if new?, do: update(ledger, id, %{client: client, askers: askers}), else: ledger
+        ledger
       end)
 
     submissions =
@@ -165,8 +176,18 @@ defmodule Sango.Queue.Ledger do
   # An answer may be older than what the stream has told already, so it only enters a job that is still unknown. That
   # it runs, or has ended, is for the stream to say.
   defp enter(ledger, %{"id" => id, "state" => state} = view) do
-    unknown? = not is_map_key(ledger.jobs, id) and not is_map_key(ledger.ended, id)
-    if unknown? and state in ["running" | @waiting], do: put(ledger, view, :waiting), else: ledger
+    cond do
+      is_map_key(ledger.jobs, id) -> ledger
+      match?({_clock, :ended}, ledger.early[id]) -> ledger
+      state in ["running" | @waiting] -> put(ledger, view, :waiting)
+      true -> ledger
+    end
+  end
+
+  defp enter_signed(ledger, _view, nil), do: ledger
+
+  defp enter_signed(ledger, view, {client, askers}) do
+    ledger |> put(view, :waiting) |> update(view["id"], %{client: client, askers: askers})
   end
 
   # A job that was there already keeps its client. It then lives as long as any of its askers.
@@ -189,7 +210,7 @@ defmodule Sango.Queue.Ledger do
     id = view["id"]
     new = %{client: nil, askers: :detached, priority: priority(view), age: {view["created_at"], id}}
     job = ledger.jobs |> Map.get(id, new) |> Map.put(:state, state)
-    ledger = %{ledger | jobs: Map.put(ledger.jobs, id, job)}
+    ledger = %{ledger | jobs: Map.put(ledger.jobs, id, job), early: Map.delete(ledger.early, id)}
 
     case state do
       :waiting -> place(ledger, id)
@@ -208,25 +229,30 @@ defmodule Sango.Queue.Ledger do
   end
 
   defp drop(ledger, id) do
-    clock = ledger.clock + 1
-    # Remembered as long as an answer that still shows the job alive may be on its way.
-    ended = if ledger.submissions == %{}, do: ledger.ended, else: Map.put(ledger.ended, id, clock)
-
-    %{
-      ledger
-      | jobs: Map.delete(ledger.jobs, id),
-        order: Order.delete(ledger.order, id),
-        ended: ended,
-        clock: clock
-    }
+    ledger = %{ledger | jobs: Map.delete(ledger.jobs, id), order: Order.delete(ledger.order, id)}
+    if ledger.submissions == %{}, do: ledger, else: early(ledger, id, :ended)
   end
 
-  defp forget_ended(%{ended: ended} = ledger) when ended == %{}, do: ledger
-  defp forget_ended(%{submissions: submissions} = ledger) when submissions == %{}, do: %{ledger | ended: %{}}
+  # News of a job whose answer may be on its way: that it waits is not yet told apart from other clients' jobs, and that
+  # it has ended must not be undone by an answer that shows it alive.
+  defp early(ledger, id, news) do
+    clock = ledger.clock + 1
+    %{ledger | early: Map.put(ledger.early, id, {clock, news}), clock: clock}
+  end
 
-  defp forget_ended(ledger) do
-    oldest = ledger.submissions |> Enum.map(fn {_ref, submission} -> submission.since end) |> Enum.min()
-    %{ledger | ended: Map.filter(ledger.ended, fn {_id, clock} -> clock > oldest end)}
+  # What no submission that is still in flight can be the answer to.
+  defp settle_early(%{early: early} = ledger) when early == %{}, do: ledger
+
+  defp settle_early(ledger) do
+    oldest =
+      ledger.submissions |> Enum.map(fn {_ref, %{since: since}} -> since end) |> Enum.min(fn -> :infinity end)
+
+    {settled, early} = Enum.split_with(ledger.early, fn {_id, {clock, _news}} -> clock <= oldest end)
+
+    Enum.reduce(settled, %{ledger | early: Map.new(early)}, fn
+      {_id, {_clock, :ended}}, ledger -> ledger
+      {_id, {_clock, {:waits, view}}}, ledger -> put(ledger, view, :waiting)
+    end)
   end
 
   defp priority(%{"request" => %{"priority" => priority}}) when is_integer(priority), do: priority
