@@ -45,6 +45,7 @@ defmodule SangoWeb.Endpoint do
   plug Plug.RequestId
   plug Plug.Telemetry, event_prefix: [:phoenix, :endpoint]
   plug Plug.Head
+  plug :fetch_query_params
   plug Plug.Session, @session
   plug SangoWeb.Router
 
