@@ -211,7 +211,7 @@ defmodule Sango.NativeTest do
           arrange: [[id]]
         ] do
       answer = apply(Native, function, [engine | arguments])
-      assert {function, {:error, {"shutting_down", _, 503}}} = {function, answer}
+      assert {^function, {:error, {"shutting_down", _, 503}}} = {function, answer}
     end
   end
 
@@ -264,12 +264,6 @@ defmodule Sango.NativeTest do
     spawn(fn -> {:ok, _} = Native.subscribe(engine, id, 0, test, :tag) end)
     eventually(fn -> assert feeds.() == 0 end)
     :ok = Native.close(engine)
-  end
-
-  test "the module cannot be pulled away from under running engines" do
-    # Loading it a second time would need the library to be upgraded, which it refuses, in words.
-    assert {:module, Native} = :code.ensure_loaded(Native)
-    assert is_list(Native.error_table())
   end
 
   defp reopen(data) do
