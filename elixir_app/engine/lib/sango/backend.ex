@@ -17,7 +17,7 @@ defmodule Sango.Backend do
           models_dir: String.t(),
           data_dir: String.t(),
           threads: non_neg_integer,
-          workers: pos_integer,
+          workers: non_neg_integer,
           max_unfinished: pos_integer,
           keep_jobs: non_neg_integer,
           max_attempts: pos_integer,

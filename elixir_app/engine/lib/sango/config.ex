@@ -9,7 +9,7 @@ defmodule Sango.Config do
   | `:models_dir` | required | folder of models in Hugging Face layout, or one such model |
   | `:data_dir` | required | folder of the job store and the results; made if need be, used by one engine at a time |
   | `:threads` | `0` | compute threads; 0 is one per core |
-  | `:workers` | `1` | jobs that run at the same time; each uses every thread by itself, so more than one seldom pays |
+  | `:workers` | `1` | jobs that run at the same time; each uses every thread by itself, so more than one seldom pays. With 0 jobs are only stored |
   | `:max_unfinished` | `256` | jobs that may wait or run; more are refused with `queue_full` |
   | `:max_per_client` | `:infinity` | the same for one client |
   | `:keep_jobs` | `1_000` | ended jobs that are remembered, with their results |
@@ -40,7 +40,7 @@ defmodule Sango.Config do
           models_dir: String.t(),
           data_dir: String.t(),
           threads: non_neg_integer,
-          workers: pos_integer,
+          workers: non_neg_integer,
           max_unfinished: pos_integer,
           max_per_client: pos_integer | :infinity,
           keep_jobs: non_neg_integer,
@@ -57,8 +57,8 @@ defmodule Sango.Config do
 
       iex> Sango.Config.new!(models_dir: "models", data_dir: "data").workers
       1
-      iex> Sango.Config.new!(models_dir: "models", data_dir: "data", workers: 0)
-      ** (ArgumentError) Sango: option :workers is 0: give a whole number from 1 to 64
+      iex> Sango.Config.new!(models_dir: "models", data_dir: "data", workers: -1)
+      ** (ArgumentError) Sango: option :workers is -1: give a whole number from 0 to 64
   """
   @spec new!(keyword) :: t
   def new!(options) do
@@ -96,7 +96,7 @@ defmodule Sango.Config do
 
   defp check({:max_per_client, :infinity}), do: :ok
   defp check({:threads, n}), do: within(:threads, n, 0, 1_024)
-  defp check({:workers, n}), do: within(:workers, n, 1, 64)
+  defp check({:workers, n}), do: within(:workers, n, 0, 64)
   defp check({:max_unfinished, n}), do: within(:max_unfinished, n, 1, 1_000_000)
   defp check({:max_per_client, n}), do: within(:max_per_client, n, 1, 1_000_000)
   defp check({:keep_jobs, n}), do: within(:keep_jobs, n, 0, 10_000_000)

@@ -20,7 +20,7 @@ defmodule Sango.ConfigTest do
           {[data_dir: "d"], "option :models_dir is missing"},
           {[models_dir: "m"], "option :data_dir is missing"},
           {@valid ++ [worker: 2], "there is no option :worker; there are: "},
-          {@valid ++ [workers: 65], "option :workers is 65: give a whole number from 1 to 64"},
+          {@valid ++ [workers: 65], "option :workers is 65: give a whole number from 0 to 64"},
           {@valid ++ [nice: 1.5], "option :nice is 1.5"},
           {@valid ++ [max_per_client: 0], "option :max_per_client is 0"},
           {@valid ++ [name: "x"], "option :name is \"x\""},
