@@ -9,6 +9,8 @@ use crate::budget::{Budget, MAX_TERMS};
 
 /// How deep maps and lists may lie in one another.
 const MAX_DEPTH: u32 = 16;
+/// How long a line can be arranged: as long as [`Options`](crate::options::Options) let it grow.
+const MAX_IDS: usize = 1_000_000;
 
 /// A map, lists and scalars as JSON. Keys are binaries or atoms, atoms other than `nil` and booleans are text.
 ///
@@ -82,7 +84,7 @@ fn value(term: Term<'_>, depth: u32, budget: &mut Budget) -> Result<Value, JobEr
             number.map(Value::Number).ok_or_else(|| invalid("a number that is not finite"))
         }
         TermType::List => {
-            let values = list(term)?.into_iter().map(|term| value(term, depth + 1, budget));
+            let values = list(term, MAX_TERMS)?.into_iter().map(|term| value(term, depth + 1, budget));
             Ok(Value::Array(values.collect::<Result<_, _>>()?))
         }
         TermType::Map => {
@@ -118,12 +120,12 @@ fn fields<'a>(term: Term<'a>, budget: &mut Budget) -> Result<Vec<(String, Term<'
     }
 }
 
-/// The elements of a proper list.
-fn list(mut term: Term<'_>) -> Result<Vec<Term<'_>>, JobError> {
+/// The elements of a proper list of at most `limit`.
+fn list(mut term: Term<'_>, limit: usize) -> Result<Vec<Term<'_>>, JobError> {
     let mut elements = Vec::new();
     while let Ok((head, tail)) = term.list_get_cell() {
-        if elements.len() == MAX_TERMS {
-            return Err(JobError::new(ErrorKind::TooLarge, format!("a list of more than {MAX_TERMS} elements")));
+        if elements.len() == limit {
+            return Err(JobError::new(ErrorKind::TooLarge, format!("a list of more than {limit} elements")));
         }
         elements.push(head);
         term = tail;
@@ -155,7 +157,7 @@ pub(crate) fn id(term: Term<'_>) -> Result<JobId, JobError> {
 
 /// A list of ids. What cannot be the id of a job is left out, as an id of none would be.
 pub(crate) fn ids(term: Term<'_>) -> Result<Vec<JobId>, JobError> {
-    let ids = list(term)?.into_iter().map(|term| text(term).map(|text| text.parse().ok()));
+    let ids = list(term, MAX_IDS)?.into_iter().map(|term| text(term).map(|text| text.parse().ok()));
     Ok(ids.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
