@@ -16,6 +16,6 @@ defmodule Sango.MixProject do
   end
 
   def application do
-    [mod: {Sango.Application, []}, extra_applications: [:logger]]
+    [mod: {Sango.Application, []}, extra_applications: [:logger, telemetry: :optional]]
   end
 end

@@ -162,10 +162,10 @@ defmodule Sango do
         result
 
       nil ->
-        {:error, Error.new({"not_finished", "job #{id} has not ended after #{timeout} ms", 409})}
+        {:error, Error.new({"not_finished", "the job has not ended after #{timeout} ms: it goes on", 409})}
 
       {:exit, _reason} ->
-        {:error, Error.shutting_down("the instance was stopped while job #{id} was awaited")}
+        {:error, Error.shutting_down("the instance was stopped while the job was awaited")}
     end
   catch
     :exit, {:noproc, _} ->

@@ -84,7 +84,10 @@ defmodule Sango.Engine do
   def terminate(_reason, {config, handle}) do
     began = System.monotonic_time()
     Registry.unregister(Sango.Registry, {config.name, :engine})
-    config.backend.close(handle)
+
+    with {:error, {_code, message, _status}} <- config.backend.close(handle) do
+      Logger.warning("Sango could not close its engine in time: #{message}")
+    end
 
     Telemetry.execute([:sango, :engine, :close], %{duration: System.monotonic_time() - began}, %{
       name: config.name

@@ -75,6 +75,36 @@ defmodule Sango.NativeTest do
     :ok = Native.close(engine)
   end
 
+  test "the facade passes nonsense on, and gets errors back", %{name: name} = context do
+    start_native(context, workers: 0)
+    options = [name: name]
+
+    for_all(500, fn ->
+      {a, b} = {term(2), term(2)}
+
+      for answer <- [
+            Sango.get(a, options),
+            Sango.cancel(a, options),
+            Sango.list(a, options),
+            Sango.events_after(a, b, options),
+            Sango.subscribe(a, options),
+            Sango.await(a, 1_000, options),
+            Sango.result(a, options),
+            Sango.read_result(a, options),
+            Sango.load_model(a, options),
+            Sango.unload_model(a, options),
+            Sango.submit(a, [client: b] ++ options)
+          ] do
+        assert match?({:ok, _}, answer) or match?({:error, %Sango.Error{}}, answer), inspect({a, b, answer})
+      end
+
+      assert :ok = Sango.unsubscribe(a, options)
+    end)
+
+    assert {:ok, _} = Sango.waiting(options)
+    assert DynamicSupervisor.count_children(process(name, :feeds)).active == 0
+  end
+
   # Neither closes the engine under test, nor opens one in a folder of somebody else's.
   defp spare(:close, [engine], engine, _data), do: [:not_this_one]
 

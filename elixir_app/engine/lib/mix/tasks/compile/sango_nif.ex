@@ -50,7 +50,7 @@ defmodule Mix.Tasks.Compile.SangoNif do
 
   defp stale?(target) do
     case File.stat(target, time: :posix) do
-      {:ok, %{mtime: built_at}} -> newest_source() > built_at
+      {:ok, %{mtime: built_at}} -> newest_source() >= built_at
       {:error, _} -> true
     end
   end
@@ -78,13 +78,15 @@ defmodule Mix.Tasks.Compile.SangoNif do
       true ->
         Mix.shell().info("Building the NIF of Sango (the first time this takes some minutes)")
         arguments = ["build", "--release", "--quiet", "-p", "sango-nif"]
+        # What is changed while cargo runs may not be in what it builds.
+        began = System.os_time(:second)
 
         case System.cmd(cargo, arguments,
                cd: @workspace,
                into: IO.stream(:stdio, :line),
                stderr_to_stdout: true
              ) do
-          {_output, 0} -> install(built(), target)
+          {_output, 0} -> install(built(), target, began)
           {_output, status} -> failed("`#{cargo} #{Enum.join(arguments, " ")}` failed with status #{status}")
         end
     end
@@ -94,7 +96,7 @@ defmodule Mix.Tasks.Compile.SangoNif do
     cond do
       not File.regular?(path) -> failed("SANGO_NIF_PATH is #{path}, where there is no file")
       same?(path, target) -> {:noop, []}
-      true -> install(path, target)
+      true -> install(path, target, System.os_time(:second))
     end
   end
 
@@ -107,10 +109,11 @@ defmodule Mix.Tasks.Compile.SangoNif do
   end
 
   # Under a new name first: a running VM keeps the file it has loaded, instead of seeing it change under it.
-  defp install(path, target) do
+  defp install(path, target, time) do
     part = target <> ".part"
     File.mkdir_p!(Path.dirname(target))
     File.cp!(path, part)
+    File.touch!(part, time)
     File.rename!(part, target)
     {:ok, []}
   end
