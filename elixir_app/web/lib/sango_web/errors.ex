@@ -7,11 +7,11 @@ defmodule SangoWeb.Errors do
 
   @busy ["queue_full", "shutting_down"]
 
-  @doc "An error with this code of the table."
-  @spec new(String.t(), String.t()) :: Sango.Error.t()
+  @doc "An error with this code of the table. The message may quote what a client sent, whatever its bytes are."
+  @spec new(String.t(), binary) :: Sango.Error.t()
   def new(code, message) do
     {^code, status} = List.keyfind(Sango.error_table(), code, 0)
-    Sango.Error.new({code, message, status})
+    Sango.Error.new({code, as_text(message), status})
   end
 
   @doc "Answers with an error, in the shape of the protocol."
@@ -29,5 +29,11 @@ defmodule SangoWeb.Errors do
     conn
     |> put_resp_header("content-type", "application/json")
     |> send_resp(status, Jason.encode_to_iodata!(body))
+  end
+
+  defp as_text(message) do
+    if String.valid?(message),
+      do: message,
+      else: for(<<byte <- message>>, into: "", do: if(byte < 128, do: <<byte>>, else: "?"))
   end
 end

@@ -68,7 +68,7 @@ defmodule SangoWeb.Gate do
     name = name(host)
 
     name == "" or same?(name, "localhost") or String.ends_with?(String.downcase(name, :ascii), ".localhost") or
-      case :inet.parse_strict_address(to_charlist(name)) do
+      case :inet.parse_strict_address(:binary.bin_to_list(name)) do
         {:ok, ip} -> loopback_ip?(ip)
         {:error, _} -> false
       end

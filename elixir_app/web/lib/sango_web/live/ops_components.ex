@@ -84,19 +84,19 @@ defmodule SangoWeb.OpsComponents do
             <tr>
               <th class="number">#</th>
               <th>Prompt</th>
-              <th>Client</th>
-              <th class="number">Priority</th>
-              <th>Handed in</th>
+              <th class="minor">Client</th>
+              <th class="number minor">Priority</th>
+              <th class="minor">Handed in</th>
               <th></th>
             </tr>
           </thead>
           <tbody>
-            <tr :for={entry <- @waiting.shown} :key={entry.id}>
-              <td class="number">{entry.place}</td>
+            <tr :for={{entry, place} <- Enum.with_index(@waiting.shown, 1)} :key={entry.id}>
+              <td class="number">{place}</td>
               <td class="prompt"><.prompt job={entry.job} /></td>
-              <td>{client(entry.client)}</td>
-              <td class="number">{entry.priority}</td>
-              <td>{entry.job["created_at"] && ago(entry.job["created_at"], @now)}</td>
+              <td class="minor">{client(entry.client)}</td>
+              <td class="number minor">{entry.priority}</td>
+              <td class="minor">{entry.job["created_at"] && ago(entry.job["created_at"], @now)}</td>
               <td class="action"><.cancel id={entry.id} /></td>
             </tr>
           </tbody>
@@ -162,9 +162,9 @@ defmodule SangoWeb.OpsComponents do
               <th><span class="sr-only">Picture</span></th>
               <th>Prompt</th>
               <th>State</th>
-              <th>Model</th>
-              <th class="number">Took</th>
-              <th>Handed in</th>
+              <th class="minor">Model</th>
+              <th class="number minor">Took</th>
+              <th class="minor">Handed in</th>
               <th></th>
             </tr>
           </thead>
@@ -173,9 +173,9 @@ defmodule SangoWeb.OpsComponents do
               <td class="picture"><.picture job={job} /></td>
               <td class="prompt"><.prompt job={job} /></td>
               <td><.job_state job={job} /></td>
-              <td>{job["model"]}</td>
-              <td class="number">{took(job)}</td>
-              <td>{ago(job["created_at"], @now)}</td>
+              <td class="minor">{job["model"]}</td>
+              <td class="number minor">{took(job)}</td>
+              <td class="minor">{ago(job["created_at"], @now)}</td>
               <td class="action"><.cancel :if={going?(job)} id={job["id"]} /></td>
             </tr>
           </tbody>
@@ -198,13 +198,13 @@ defmodule SangoWeb.OpsComponents do
           <dt>Memory of the process</dt><dd>{bytes(@stats["rss_bytes"])}</dd>
         </div>
         <div>
-          <dt>Of that, Erlang's</dt><dd>{bytes(@vm.memory)}</dd>
+          <dt>Erlang's memory</dt><dd>{bytes(@vm.memory)}</dd>
         </div>
         <div>
-          <dt>Its processes</dt><dd>{bytes(@vm.processes)}</dd>
+          <dt>– in its processes</dt><dd>{bytes(@vm.processes)}</dd>
         </div>
         <div>
-          <dt>Its binaries</dt><dd>{bytes(@vm.binaries)}</dd>
+          <dt>– in binaries</dt><dd>{bytes(@vm.binaries)}</dd>
         </div>
         <div>
           <dt>Threads</dt><dd>{@stats["threads"] || "unknown"}</dd>
