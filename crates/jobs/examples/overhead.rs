@@ -2,10 +2,12 @@
 //! `elixir_app/engine/bench/overhead.exs`, which does the same through Erlang and prints both.
 //!
 //! `cargo run --release -p sango-jobs --example overhead -- MODELS ROUNDS PICTURES`
+//!
+//! Prints medians in microseconds as one JSON object.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sango_jobs::worker::ModelRunner;
 use sango_jobs::{EmbeddedConfig, EmbeddedEngine, Engine, EventName, JobId, Next, Submission, Subscription};
@@ -15,7 +17,10 @@ use serde_json::json;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Subscriptions to one job that has ended.
 const REPLAYS: usize = 200;
+/// Pictures of a hundred steps whose events are timed.
+const LONG_PICTURES: usize = 15;
 
+type Figures = Vec<(&'static str, f64)>;
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
@@ -24,12 +29,11 @@ fn main() -> Outcome<()> {
         return Err("usage: overhead MODELS ROUNDS PICTURES".into());
     };
     let folder = tempfile::tempdir()?;
-    let (submit, cancel) = without_a_model(Path::new(models), &folder.path().join("idle"), rounds.parse()?)?;
-    let (picture, replay, events) = with_a_model(Path::new(models), &folder.path().join("busy"), pictures.parse()?)?;
-    println!(
-        "{}",
-        json!({"submit_us": submit, "cancel_us": cancel, "picture_us": picture, "replay_us": replay, "events": events})
-    );
+    let idle = without_a_model(Path::new(models), &folder.path().join("idle"), rounds.parse()?)?;
+    let busy = with_a_model(Path::new(models), &folder.path().join("busy"), pictures.parse()?)?;
+    let figures: serde_json::Map<_, _> =
+        idle.into_iter().chain(busy).map(|(name, us)| (name.into(), us.into())).collect();
+    println!("{}", serde_json::Value::from(figures));
     Ok(())
 }
 
@@ -45,19 +49,24 @@ fn job(steps: u32, seed: usize) -> Outcome<Submission> {
     Ok(Submission::from_json(json!({"kind": "image", "prompt": "a large red circle", "options": options}))?)
 }
 
-fn drain(mut events: Subscription) -> Outcome<usize> {
-    let mut count = 0;
+/// Takes every event; gives for each how long ago it was stored.
+fn drain(mut events: Subscription) -> Outcome<Vec<Duration>> {
+    let mut ages = Vec::new();
     loop {
         match events.next_blocking(PATIENCE) {
-            Next::Event(_) => count += 1,
-            Next::Ended => return Ok(count),
+            // Events are stamped in whole milliseconds, which adds half of one on average, on either side.
+            Next::Event(event) => {
+                let stored = Duration::from_millis(event.at.try_into()?);
+                ages.push(SystemTime::now().duration_since(UNIX_EPOCH)?.saturating_sub(stored));
+            }
+            Next::Ended => return Ok(ages),
             Next::TimedOut => return Err("no event came".into()),
         }
     }
 }
 
 /// Submitting, and the time from a cancellation to its event.
-fn without_a_model(models: &Path, data: &Path, rounds: usize) -> Outcome<(f64, f64)> {
+fn without_a_model(models: &Path, data: &Path, rounds: usize) -> Outcome<Figures> {
     let engine = open(models, data, 0)?;
     let (mut submits, mut cancels) = (Vec::new(), Vec::new());
     for seed in 0..rounds {
@@ -72,11 +81,11 @@ fn without_a_model(models: &Path, data: &Path, rounds: usize) -> Outcome<(f64, f
             other => return Err(format!("not `cancelled`, but {other:?}").into()),
         }
     }
-    Ok((median(submits), median(cancels)))
+    Ok(vec![("submit_us", median(submits)), ("cancel_us", median(cancels))])
 }
 
-/// A job from its submission to its bytes, and an event of one that has ended.
-fn with_a_model(models: &Path, data: &Path, pictures: usize) -> Outcome<(f64, f64, usize)> {
+/// A job from its submission to its bytes, a live event, and an event of a job that has ended.
+fn with_a_model(models: &Path, data: &Path, pictures: usize) -> Outcome<Figures> {
     let engine = open(models, data, 1)?;
     // Loads the model.
     picture(&engine, 1, 0)?;
@@ -86,6 +95,11 @@ fn with_a_model(models: &Path, data: &Path, pictures: usize) -> Outcome<(f64, f6
         picture(&engine, 1, seed)?;
         times.push(began.elapsed());
     }
+    let mut ages = Vec::new();
+    for seed in 1..=LONG_PICTURES {
+        let id = engine.submit(job(100, seed)?)?.job.id;
+        ages.extend(drain(engine.subscribe(id, 0)?)?);
+    }
     let id = picture(&engine, 100, 0)?;
     let count = engine.events_after(id, 0)?.len();
     let mut replays = Vec::new();
@@ -94,7 +108,8 @@ fn with_a_model(models: &Path, data: &Path, pictures: usize) -> Outcome<(f64, f6
         drain(engine.subscribe(id, 0)?)?;
         replays.push(began.elapsed());
     }
-    Ok((median(times), median(replays) / count as f64, count))
+    let replay = median(replays) / count as f64;
+    Ok(vec![("picture_us", median(times)), ("live_us", median(ages)), ("replay_us", replay)])
 }
 
 fn picture(engine: &EmbeddedEngine, steps: u32, seed: usize) -> Outcome<JobId> {
