@@ -1,5 +1,7 @@
 //! The query of `list/2`.
 
+use std::fmt::Display;
+
 use sango_jobs::{ErrorKind, JobError, ListQuery};
 use serde::Deserialize;
 use serde_json::Value;
@@ -18,8 +20,12 @@ struct Given {
 /// `invalid_request` for unknown names and wrong types, `invalid_option` for values out of range, `unknown_job` for a
 /// `before` that is no id.
 pub(crate) fn from_json(json: Value) -> Result<ListQuery, JobError> {
-    let given: Given = serde_json::from_value(json)
-        .map_err(|error| JobError::new(ErrorKind::InvalidRequest, format!("not a list query: {error}")))?;
+    let refused = |why: &dyn Display| JobError::new(ErrorKind::InvalidRequest, format!("not a list query: {why}"));
+    // A list would be read as the fields in their order.
+    if !json.is_object() {
+        return Err(refused(&"it is a map"));
+    }
+    let given: Given = serde_json::from_value(json).map_err(|error| refused(&error))?;
     let limit = given.limit.unwrap_or(ListQuery::default().limit);
     if !(1..=ListQuery::MAX_LIMIT).contains(&limit) {
         let message = format!("`limit` is {limit}, outside 1 to {}", ListQuery::MAX_LIMIT);
@@ -55,6 +61,8 @@ mod tests {
             (json!({"before": "x"}), ErrorKind::UnknownJob),
             (json!({"page": 1}), ErrorKind::InvalidRequest),
             (json!("all"), ErrorKind::InvalidRequest),
+            (json!([]), ErrorKind::InvalidRequest),
+            (json!(["failed"]), ErrorKind::InvalidRequest),
         ] {
             assert_eq!(from_json(json.clone()).unwrap_err().kind, kind, "{json}");
         }

@@ -1,5 +1,6 @@
 //! The options of `open/2`.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use sango_jobs::{EmbeddedConfig, ErrorKind, JobError};
@@ -40,8 +41,13 @@ impl Options {
     /// # Errors
     /// `invalid_request` for unknown names, missing ones and wrong types; `invalid_option` for values out of range.
     pub(crate) fn from_json(json: Value) -> Result<Self, JobError> {
-        let given: Given = serde_json::from_value(json)
-            .map_err(|error| JobError::new(ErrorKind::InvalidRequest, format!("not options of an engine: {error}")))?;
+        let refused =
+            |why: &dyn Display| JobError::new(ErrorKind::InvalidRequest, format!("not options of an engine: {why}"));
+        // A list would be read as the fields in their order.
+        if !json.is_object() {
+            return Err(refused(&"they are a map"));
+        }
+        let given: Given = serde_json::from_value(json).map_err(|error| refused(&error))?;
         let defaults = EmbeddedConfig::new(folder("data_dir", given.data_dir)?);
         let threads = within("threads", given.threads, 0, 256)?.unwrap_or(0) as usize;
         Ok(Self {
@@ -104,7 +110,6 @@ mod tests {
     fn every_refusal_names_the_option() {
         for (name, value, kind) in [
             ("nice", json!(20), ErrorKind::InvalidOption),
-            ("nice", json!(-1), ErrorKind::InvalidRequest),
             ("workers", json!(65), ErrorKind::InvalidOption),
             ("max_attempts", json!(0), ErrorKind::InvalidOption),
             ("data_dir", json!(""), ErrorKind::InvalidOption),
@@ -115,9 +120,12 @@ mod tests {
             options[name] = value;
             let error = Options::from_json(options).unwrap_err();
             assert_eq!(error.kind, kind, "{error}");
-            assert!(error.message.contains(if error.kind == kind && name == "nice" { "" } else { name }), "{error}");
+            assert!(error.message.contains(name), "{error}");
         }
+        let negative = json!({"models_dir": "m", "data_dir": "d", "nice": -1});
+        assert_eq!(Options::from_json(negative).unwrap_err().kind, ErrorKind::InvalidRequest);
         assert!(Options::from_json(json!({"models_dir": "m"})).unwrap_err().message.contains("data_dir"));
-        assert_eq!(Options::from_json(json!([])).unwrap_err().kind, ErrorKind::InvalidRequest);
+        let list = json!(["m", "d", 1, 1, 1, 1, 1, 1]);
+        assert_eq!(Options::from_json(list).unwrap_err().kind, ErrorKind::InvalidRequest);
     }
 }
