@@ -41,18 +41,22 @@ defmodule Sango.RoundsTest do
 
   defp rounds(name, range) do
     for seed <- range do
-      {:ok, %{"id" => id}} = Sango.submit(picture(steps: 50, seed: 1_000_000 + seed), name: name)
+      {:ok, %{"id" => id}} = Sango.submit(picture(steps: 100, seed: 1_000_000 + seed), name: name)
       :ok = Sango.subscribe(id, name: name)
       # Some are caught before they run, some in their first step, some later.
       if rem(seed, 10) == 0, do: Process.sleep(rem(seed, 7))
-      {:ok, %{"state" => "cancelled"}} = Sango.cancel(id, name: name)
-      assert List.last(events(id))["event"] == "cancelled"
+      # On a machine that was busy elsewhere one may have come to its end.
+      {:ok, %{"state" => state}} = Sango.cancel(id, name: name)
+      assert state in ["cancelled", "finished"]
+      assert List.last(events(id))["event"] == state
     end
 
     # Feeds linger a moment for those who come late.
     eventually(fn -> assert DynamicSupervisor.count_children(process(name, :feeds)).active == 0 end)
 
-    eventually(fn -> assert {:ok, %{"jobs" => %{"running" => 0, "queued" => 0}}} = Sango.stats(name: name) end)
+    eventually(fn ->
+      assert {:ok, %{"jobs" => %{"running" => 0, "queued" => 0}}} = Sango.stats(name: name)
+    end)
   end
 
   defp measure(name) do

@@ -74,8 +74,8 @@ defmodule Sango.ShutdownTest do
     System.halt(7)
     """
 
-    assert {_output, 7} =
-             System.cmd(elixir(), ["-pa", ebin(), "-e", script, models_dir(), data], stderr_to_stdout: true)
+    arguments = ["-pa", ebin(), "-e", script, models_dir(), data]
+    assert {_output, 7} = System.cmd(elixir(), arguments, stderr_to_stdout: true, env: [{"PATH", path()}])
   end
 
   defp assert_all_finish(data, jobs) do
@@ -88,13 +88,13 @@ defmodule Sango.ShutdownTest do
   defp start_node(data, what) do
     arguments = ["-pa", ebin(), "-e", @script, models_dir(), data, what]
 
-    Port.open({:spawn_executable, elixir()}, [
-      :binary,
-      :exit_status,
-      :stderr_to_stdout,
-      line: 4096,
-      args: arguments
-    ])
+    options = [:binary, :exit_status, :stderr_to_stdout, line: 4096, args: arguments]
+    Port.open({:spawn_executable, elixir()}, [{:env, [{to_charlist("PATH"), to_charlist(path())}]} | options])
+  end
+
+  # Without the folder that a VM puts first for its own programs: `erl` in there knows only the place it was built for.
+  defp path do
+    "PATH" |> System.get_env() |> String.split(":") |> Enum.reject(&(&1 =~ "/erts-")) |> Enum.join(":")
   end
 
   defp elixir, do: System.find_executable("elixir")

@@ -19,7 +19,7 @@ defmodule Sango.Case do
 
   setup context do
     name = :"#{context.test}#{System.unique_integer([:positive])}"
-    data = Path.join(System.tmp_dir!(), "sango-test-#{:os.getpid()}-#{System.unique_integer([:positive])}")
+    data = Path.join(System.tmp_dir!(), "sango-exunit-#{:os.getpid()}-#{System.unique_integer([:positive])}")
     on_exit(fn -> File.rm_rf!(data) end)
     {:ok, name: name, data: data}
   end
