@@ -13,6 +13,7 @@ defmodule Sango.Telemetry do
   | `[:sango, :queue, :arrange]` | `duration`, `count` | `name` |
 
   `duration` is in native time units, as is usual with telemetry; what ends in `_ms` is in milliseconds.
+  `client` is `nil` for a job that ran before its submission was answered, and for one that an earlier node took in.
   """
 
   @doc "Emits the event if somebody can hear it."

@@ -130,6 +130,23 @@ defmodule Sango.EngineTest do
   end
 
   @tag :capture_log
+  test "a queue that is killed in the middle of a run leaves the run alone", %{name: name} = context do
+    start_native(context)
+    {pid, {:ok, %{"id" => id}}} = asker(fn -> Sango.submit(picture(steps: 40), name: name) end)
+    {:ok, %{"id" => waiting}} = asker(fn -> Sango.submit(picture(seed: 9), name: name) end) |> elem(1)
+    :ok = Sango.subscribe(id, name: name)
+    assert_receive {:sango, :event, ^id, %{"event" => "progress"}}, 30_000
+    kill_and_wait(name, :queue)
+    assert List.last(events(id))["event"] == "finished"
+    assert for(%{"event" => "started"} <- stored(name, id), do: :started) == [:started]
+    assert {:ok, %{"state" => "finished"}} = Sango.await(waiting, 30_000, name: name)
+    # The new one knows whom to cancel for.
+    {other, {:ok, %{"id" => long}}} = asker(fn -> Sango.submit(picture(steps: 100), name: name) end)
+    for pid <- [pid, other], do: Process.exit(pid, :kill)
+    eventually(fn -> assert {:ok, %{"state" => "cancelled"}} = Sango.get(long, name: name) end)
+  end
+
+  @tag :capture_log
   test "an engine that is killed in the middle of a run runs the job again", %{name: name} = context do
     start_native(context)
     {:ok, %{"id" => id}} = Sango.submit(picture(steps: 60), name: name)
@@ -188,6 +205,7 @@ defmodule Sango.EngineTest do
     assert %{"data" => %{"attempt" => 1}} = Enum.find(events, &(&1["event"] == "started"))
   end
 
+  @tag :capture_log
   test "a data folder serves one engine at a time", %{name: name, data: data} = context do
     start_native(context)
     Process.flag(:trap_exit, true)

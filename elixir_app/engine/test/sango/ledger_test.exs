@@ -72,6 +72,22 @@ defmodule Sango.Queue.LedgerTest do
     end)
   end
 
+  test "a client whose job was taken before its answer came has been served" do
+    {ref, ledger} = begin(Ledger.new(9, 9), ticket(:ann))
+    ledger = ledger |> see(view("1", "queued")) |> see(view("1", "running"))
+    {ledger, _} = Ledger.settle(ledger, ref, {:ok, {view("1", "queued"), true}})
+
+    ledger =
+      for {id, client} <- [{"2", :ann}, {"3", :bob}], reduce: ledger do
+        ledger ->
+          {ref, ledger} = begin(ledger, ticket(client))
+          {ledger, _} = Ledger.settle(ledger, ref, {:ok, {view(id, "queued"), true}})
+          ledger
+      end
+
+    assert Order.to_list(ledger.order) == ["3", "2"]
+  end
+
   test "news that no answer claims is kept no longer than an answer can be on its way" do
     {first, ledger} = begin(Ledger.new(9, :infinity), ticket(:ann))
     ledger = Enum.reduce(1..50, ledger, &see(&2, view("#{&1}", "finished")))

@@ -193,12 +193,25 @@ defmodule Sango.Queue.Ledger do
   # A job that was there already keeps its client. It then lives as long as any of its askers.
   defp sign(ledger, id, ticket, created?) do
     case ledger.jobs[id] do
-      nil -> ledger
-      _job when created? -> update(ledger, id, %{client: ticket.client, askers: asker(ticket)})
-      %{askers: :detached} -> ledger
-      %{askers: askers} -> update(ledger, id, %{askers: join(askers, asker(ticket))})
+      nil ->
+        ledger
+
+      job when created? ->
+        ledger |> serve(job, ticket) |> update(id, %{client: ticket.client, askers: asker(ticket)})
+
+      %{askers: :detached} ->
+        ledger
+
+      %{askers: askers} ->
+        update(ledger, id, %{askers: join(askers, asker(ticket))})
     end
   end
+
+  # One that a worker took before its answer was here.
+  defp serve(ledger, %{state: :running}, ticket),
+    do: %{ledger | order: Order.serve(ledger.order, ticket.client)}
+
+  defp serve(ledger, _job, _ticket), do: ledger
 
   defp asker(%{asker: :detached}), do: :detached
   defp asker(%{asker: pid}), do: MapSet.new([pid])

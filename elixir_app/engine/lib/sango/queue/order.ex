@@ -59,9 +59,15 @@ defmodule Sango.Queue.Order do
         order
 
       {{_priority, client, _age}, waiting} ->
-        tick = order.tick + 1
-        forget(%{order | waiting: waiting, served: Map.put(order.served, client, tick), tick: tick})
+        serve(%{order | waiting: waiting}, client)
     end
+  end
+
+  @doc "A client has been served with a job that never waited here: it goes to the end of the line."
+  @spec serve(t, client) :: t
+  def serve(%__MODULE__{} = order, client) do
+    tick = order.tick + 1
+    forget(%{order | served: Map.put(order.served, client, tick), tick: tick})
   end
 
   @doc "Whether the job waits."
