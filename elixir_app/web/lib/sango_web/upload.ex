@@ -12,15 +12,17 @@ defmodule SangoWeb.Upload do
   @doc """
   Reads the body, at most `SangoWeb.Endpoint.max_body_bytes/0`, into a request for `Sango.submit/2`. The header
   `Idempotency-Key` counts more than the field.
+
+  The connection that comes back knows how far it has been read, also with an error: answering with the one given
+  would wait for a body that has come already.
   """
-  @spec read(Plug.Conn.t()) :: {:ok, map, Plug.Conn.t()} | {:error, Sango.Error.t(), Plug.Conn.t()}
+  @spec read(Plug.Conn.t()) :: {:ok, term, Plug.Conn.t()} | {:error, Sango.Error.t(), Plug.Conn.t()}
   def read(conn) do
     with :ok <- announced(conn),
          {:ok, request, conn} <- read_as(content_type(conn), conn) do
       {:ok, with_key(request, get_req_header(conn, "idempotency-key")), conn}
     else
       {:too_large, conn} -> {:error, too_large(), discard(conn)}
-      {:error, error} -> {:error, error, conn}
       {:error, error, conn} -> {:error, error, conn}
     end
   end
@@ -47,29 +49,29 @@ defmodule SangoWeb.Upload do
   end
 
   defp read_as("application/json", conn) do
-    with {:ok, body, conn} <- read_whole(conn),
-         {:ok, request} <- decode(body) do
-      {:ok, request, conn}
+    with {:ok, body, conn} <- read_whole(conn) do
+      body |> decode() |> with_conn(conn)
     end
   end
 
   defp read_as("multipart/form-data", conn) do
-    with {:ok, parts, conn} <- read_form(conn),
-         {:ok, job} <- job(parts) do
-      {:ok, job |> with_file("image", parts) |> with_file("mask", parts), conn}
+    with {:ok, parts, conn} <- read_form(conn) do
+      parts |> from_parts() |> with_conn(conn)
     end
   end
 
-  defp read_as(other, _conn) do
+  defp read_as(other, conn) do
     message = "a job is application/json or multipart/form-data, not `#{other}`"
-    {:error, Errors.new("unsupported_media_type", message)}
+    {:error, Errors.new("unsupported_media_type", message), conn}
   end
+
+  defp with_conn({outcome, value}, conn), do: {outcome, value, conn}
 
   defp read_whole(conn) do
     case read_body(conn, length: Endpoint.max_body_bytes()) do
       {:ok, body, conn} -> {:ok, body, conn}
       {:more, _body, conn} -> {:too_large, conn}
-      {:error, reason} -> invalid("the body could not be read: #{inspect(reason)}")
+      {:error, reason} -> broken("the body could not be read: #{inspect(reason)}", conn)
     end
   end
 
@@ -84,29 +86,37 @@ defmodule SangoWeb.Upload do
   defp read_form(conn) do
     read_parts(conn, %{}, Endpoint.max_body_bytes())
   rescue
-    error -> invalid("not a form as multipart/form-data has it: #{Exception.message(error)}")
+    error in [Bandit.TransportError, Bandit.HTTPError] -> reraise error, __STACKTRACE__
+    error -> broken("not a form as multipart/form-data has it: #{Exception.message(error)}", conn)
   end
 
   defp read_parts(conn, parts, left) do
     case read_part_headers(conn) do
-      {:ok, headers, conn} ->
-        with {:ok, name} <- new_part(headers, parts) do
-          case read_part_body(conn, length: left) do
-            {:ok, body, conn} when byte_size(body) <= left ->
-              read_parts(conn, Map.put(parts, name, body), left - byte_size(body))
+      {:ok, headers, conn} -> read_part(new_part(headers, parts), conn, parts, left)
+      {:done, conn} -> {:ok, parts, conn}
+      {:error, :too_large, conn} -> {:too_large, conn}
+    end
+  end
 
-            {_, _, conn} ->
-              {:too_large, conn}
-          end
-        end
+  defp read_part({:error, error}, conn, _parts, _left), do: {:error, error, close(conn)}
 
-      {:done, conn} ->
-        {:ok, parts, conn}
+  defp read_part({:ok, name}, conn, parts, left) do
+    case read_part_body(conn, length: left) do
+      {:ok, body, conn} when byte_size(body) <= left ->
+        read_parts(conn, Map.put(parts, name, body), left - byte_size(body))
 
-      {:error, :too_large, conn} ->
+      {_, _, conn} ->
         {:too_large, conn}
     end
   end
+
+  # How far the body has been read is not known any more, so that nothing can follow it.
+  defp broken(message, conn) do
+    {:error, error} = invalid(message)
+    {:error, error, close(conn)}
+  end
+
+  defp close(conn), do: put_resp_header(conn, "connection", "close")
 
   defp new_part(headers, parts) do
     name = part_name(headers)
@@ -129,6 +139,12 @@ defmodule SangoWeb.Upload do
       name
     else
       _ -> ""
+    end
+  end
+
+  defp from_parts(parts) do
+    with {:ok, job} <- job(parts) do
+      {:ok, job |> with_file("image", parts) |> with_file("mask", parts)}
     end
   end
 

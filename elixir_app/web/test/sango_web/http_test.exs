@@ -194,6 +194,25 @@ defmodule SangoWeb.HTTPTest do
     assert socket |> read_all("") |> parse() |> code() == "too_large"
   end
 
+  test "a connection goes on after a refused body" do
+    for body <- [
+          "",
+          "{",
+          ~s({"kind": "image"}),
+          Jason.encode!(%{kind: "image", prompt: String.duplicate("x", 3_000)})
+        ],
+        headers <- [[{"content-type", "application/json"}], [], [{"origin", "https://evil.example"}]] do
+      socket = connect()
+      length = {"content-length", to_string(byte_size(body))}
+      send_head(socket, "POST", "/v1/jobs", [{"connection", "keep-alive"}, length | headers])
+      :gen_tcp.send(socket, body)
+      assert {:ok, "HTTP/1.1 4" <> _} = :gen_tcp.recv(socket, 0, 5_000)
+      send_head(socket, "GET", "/healthz", [])
+      assert {:ok, "HTTP/1.1 200" <> _} = :gen_tcp.recv(socket, 0, 5_000)
+      :gen_tcp.close(socket)
+    end
+  end
+
   test "an idempotency key may be a header" do
     headers = [{"idempotency-key", "key-#{System.unique_integer([:positive])}"}]
     request = fresh()

@@ -14,18 +14,23 @@ defmodule SangoWeb.JobController do
 
   @doc "Submits a job. It goes on without the client that sent it."
   def create(conn, _params) do
-    with {:ok, request, conn} <- Upload.read(conn),
-         {:ok, job, created?} <-
-           Sango.submit_with_status(request, client: {:ip, conn.remote_ip}, detached: true) do
-      answered? = not created? or job["state"] in ["finished", "failed", "cancelled", "expired"]
-
-      conn
-      |> put_resp_header("location", "/v1/jobs/#{job["id"]}")
-      |> send_json(if(answered?, do: 200, else: 202), job)
-    else
-      # With what has been read of the body.
+    case Upload.read(conn) do
+      {:ok, request, conn} -> submit(conn, request)
       {:error, error, conn} -> send_error(conn, error)
-      {:error, error} -> {:error, error}
+    end
+  end
+
+  defp submit(conn, request) do
+    case Sango.submit_with_status(request, client: {:ip, conn.remote_ip}, detached: true) do
+      {:ok, job, created?} ->
+        answered? = not created? or job["state"] in ["finished", "failed", "cancelled", "expired"]
+
+        conn
+        |> put_resp_header("location", "/v1/jobs/#{job["id"]}")
+        |> send_json(if(answered?, do: 200, else: 202), job)
+
+      {:error, error} ->
+        send_error(conn, error)
     end
   end
 
