@@ -56,6 +56,7 @@ defmodule SangoWeb.SocketTest do
     wait(id, "cancelled")
   end
 
+  @tag :capture_log
   test "a client that vanishes leaves its job alone" do
     test = self()
 
