@@ -2,9 +2,8 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { Proxy } from "../support/proxy.mjs";
-import { NOT_OURS, Sango } from "../support/sango.mjs";
+import { NOT_OURS, Sango, until } from "../support/sango.mjs";
 import { Studio } from "./support/browser.mjs";
 
 /** The shipped model draws a step in milliseconds, so what must not be over too soon takes many steps. */
@@ -30,12 +29,12 @@ after(async () => {
 
 /**
  * Keeps the server busy, so that what the page draws next waits until `release`. Under their own seeds, because the same
- * work would run only once.
+ * work would run only once, and with priority, because clients may take turns.
  */
 async function hold(count = 60) {
   const jobs = [];
   for (let seed = 0; seed < count; seed++) {
-    jobs.push(await sango.submit("a small green cross on a gray background", { seed, steps: LONG }));
+    jobs.push(await sango.submit("a small green cross on a gray background", { seed, steps: LONG }, { priority: 1 }));
   }
   return {
     jobs,
@@ -43,14 +42,16 @@ async function hold(count = 60) {
   };
 }
 
+/** Waits until a job is no longer in line. */
+const begun = (id) => until("the job has begun", async () => (await sango.job(id)).state !== "queued");
+
 /** Has the page draw something long, and stops the server in the middle of it; answers the job's id. */
 async function freezeWhileDrawing(prompt) {
   const held = await hold();
   await studio.write(prompt, { Steps: String(LONG) });
   const id = await studio.draw();
   await held.release();
-  const state = async () => (await sango.job(id)).state;
-  while ((await state()) === "queued") await sleep(5);
+  await begun(id);
   sango.freeze();
   return id;
 }
@@ -83,7 +84,7 @@ test("a job that waits says how many are ahead, moves up, and can be cancelled t
   const first = await ahead();
   assert.ok(first >= 5 && first < held.jobs.length, `${first} ahead`);
   for (const job of held.jobs.slice(-4)) await sango.cancel(job.id);
-  while (!((await ahead()) <= first - 4)) await sleep(50);
+  await until("the job has moved up", async () => (await ahead()) <= first - 4);
   await page.getByRole("button", { name: "Cancel" }).click();
   await studio.state("cancelled");
   assert.equal((await sango.job(id)).state, "cancelled");
@@ -97,7 +98,7 @@ test("a line that drops in the middle costs nothing", async () => {
   proxy.cut();
   await page.locator('#line[data-line="lost"]').waitFor();
   await held.release();
-  while ((await sango.job(id)).state === "queued") await sleep(5);
+  await begun(id);
   proxy.mend();
   await studio.connected();
   await studio.state("finished");

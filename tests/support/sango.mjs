@@ -43,7 +43,7 @@ export async function until(what, ask, patience = PATIENCE) {
     const answer = await ask();
     if (answer) return answer;
     if (Date.now() > deadline) throw new Error(`waited in vain until ${what}`);
-    await sleep(20);
+    await sleep(10);
   }
 }
 
