@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
+import { readPng, writePng } from "../support/png.mjs";
+import { Sango } from "../support/sango.mjs";
 import { Studio } from "./support/browser.mjs";
-import { readPng, writePng } from "./support/png.mjs";
-import { Sango } from "./support/sango.mjs";
 
 const PROMPT = "a large red circle on a blue background";
 
@@ -49,7 +49,7 @@ test("a typed prompt becomes a picture, step by step", async () => {
   assert.ok(new Set(seen.map(({ frames }) => frames).filter((frames) => frames > 0)).size >= 3, JSON.stringify(seen));
   assert.ok(grows("step") && grows("frames"), JSON.stringify(seen));
 
-  const { steps } = (await sango.api(`v1/jobs/${id}`)).request.options;
+  const { steps } = (await sango.job(id)).request.options;
   assert.equal(steps, 12);
   // A frame for every preview, and the finished picture for the last step.
   const previews = (await sango.events(id)).filter(({ event }) => event === "preview").map(({ data }) => data.step);
@@ -87,7 +87,7 @@ test("drawing another keeps the words and changes the seed", async () => {
   await page.waitForFunction((old) => !location.hash.endsWith(old), first);
   await studio.state("finished");
   const [one, other] = await Promise.all(
-    [first, await studio.shownJob()].map((id) => sango.api(`v1/jobs/${id}`).then((job) => job.request)),
+    [first, await studio.shownJob()].map((id) => sango.job(id).then((job) => job.request)),
   );
   assert.equal(other.prompt, one.prompt);
   assert.notEqual(other.options.seed, one.options.seed);
@@ -95,7 +95,8 @@ test("drawing another keeps the words and changes the seed", async () => {
 
 test("a reload brings back the job on the stage, its filmstrip and the history", async () => {
   const shown = await studio.shownJob();
-  const { jobs } = await sango.api("v1/jobs");
+  // As many as the page asks for at first.
+  const { jobs } = await sango.api("v1/jobs?limit=20");
   await page.locator('#filmstrip [data-step="12"] img').waitFor();
   const frames = await studio.frames();
   await page.reload();
@@ -103,14 +104,14 @@ test("a reload brings back the job on the stage, its filmstrip and the history",
   assert.equal(await studio.shownJob(), shown);
   await page.waitForFunction((count) => document.querySelectorAll("#filmstrip img").length >= count, frames.length);
   assert.deepEqual(await studio.frames(), frames);
-  const links = page.locator("#history a");
   assert.deepEqual(
-    await links.evaluateAll((all) => all.map((link) => link.getAttribute("href"))),
+    await page.locator("#history a").evaluateAll((all) => all.map((link) => link.getAttribute("href"))),
     jobs.map((job) => `#job=${job.id}`),
   );
 
-  await links.last().click();
-  await page.waitForFunction((id) => location.hash === `#job=${id}`, jobs.at(-1).id);
+  const oldest = jobs.findLast((job) => job.state === "finished" && job.id !== shown).id;
+  await page.locator(`#history a[href="#job=${oldest}"]`).click();
+  await page.waitForFunction((id) => location.hash === `#job=${id}`, oldest);
   await studio.state("finished");
   await page.goBack();
   await page.waitForFunction((id) => location.hash === `#job=${id}`, shown);
@@ -135,7 +136,7 @@ test("a picture can be started from, whole or in the painted part", async () => 
   await studio.write("a small green star on a white background", { Seed: "" });
   const whole = await studio.draw();
   await studio.state("finished");
-  const { request } = await sango.api(`v1/jobs/${whole}`);
+  const { request } = await sango.job(whole);
   assert.deepEqual([request.image.width, request.image.height], [model.width, model.height]);
   assert.equal(request.mask, null);
   assert.equal(request.options.strength, 0.5);
@@ -151,7 +152,7 @@ test("a picture can be started from, whole or in the painted part", async () => 
   await page.mouse.up();
   const part = await studio.draw();
   await studio.state("finished");
-  const painted = (await sango.api(`v1/jobs/${part}`)).request;
+  const painted = (await sango.job(part)).request;
   assert.deepEqual([painted.mask.width, painted.mask.height], [model.width, model.height]);
   assert.equal(painted.options.strength, 1);
 });

@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { Sango } from "../support/sango.mjs";
 import { Studio } from "./support/browser.mjs";
-import { Sango } from "./support/sango.mjs";
 
 let sango;
 let studio;

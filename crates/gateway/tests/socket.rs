@@ -148,11 +148,13 @@ async fn malformed_frames_are_answered_and_the_socket_lives_on() {
     for (event, payload, code) in [
         ("dance", json!({}), "invalid_request"),
         ("submit", json!(null), "invalid_request"),
+        ("submit", json!(["image", null, "x"]), "invalid_request"),
         ("submit", json!({"kind": "image", "prompt": ""}), "invalid_option"),
         ("submit", json!({"kind": "image", "prompt": "x", "image": "??"}), "invalid_media"),
         ("list", json!({"limit": "many"}), "invalid_request"),
         ("list", json!({"state": "done"}), "invalid_option"),
         ("list", json!(null), "invalid_request"),
+        ("list", json!([]), "invalid_request"),
     ] {
         let (status, response) = socket.ask(None, "studio", event, payload).await;
         assert_eq!((status.as_str(), &response["error"]["code"]), ("error", &json!(code)), "{event}");

@@ -31,7 +31,8 @@ pub struct EmbeddedConfig {
     pub max_unfinished: u64,
     /// Jobs that have ended are remembered up to this number.
     pub keep_jobs: u64,
-    /// How often a job is begun when the server keeps stopping under it.
+    /// How often a job is begun when the server keeps stopping under it, or its run fails of what
+    /// [may pass](crate::ErrorKind::may_pass).
     pub max_attempts: u32,
     /// Bounds on uploaded images.
     pub media_limits: sango_media::Limits,
@@ -63,7 +64,7 @@ pub(crate) struct Shared {
     pub(crate) files: Files,
     pub(crate) uploads: Files,
     pub(crate) work_arrived: Condvar,
-    config: EmbeddedConfig,
+    pub(crate) config: EmbeddedConfig,
     inner: Mutex<Inner>,
     watchers: broadcast::Sender<Arc<JobView>>,
     /// Held as long as the engine lives, so that no second one opens the folder.
@@ -129,6 +130,13 @@ impl EmbeddedEngine {
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(|error| JobError::new(ErrorKind::Internal, format!("cannot start a worker thread: {error}")))?;
         Ok(Self { shared, workers: Mutex::new(workers) })
+    }
+
+    /// [`shutdown`](Engine::shutdown), and whether the data folder is free: it is not while a run has yet to come to its
+    /// next step.
+    pub fn close(self) -> bool {
+        self.shutdown();
+        Arc::strong_count(&self.shared) == 1
     }
 }
 
@@ -304,6 +312,10 @@ impl Engine for EmbeddedEngine {
         self.shared.view(inner, row)
     }
 
+    fn arrange(&self, ids: &[JobId]) -> Result<(), JobError> {
+        self.shared.lock().store.arrange(ids)
+    }
+
     fn events_after(&self, id: JobId, after: u64) -> Result<Vec<Event>, JobError> {
         let inner = self.shared.lock();
         inner.store.get(id)?;
@@ -352,6 +364,14 @@ impl Engine for EmbeddedEngine {
 
     fn models(&self) -> Result<Vec<ModelInfo>, JobError> {
         self.shared.runner.models()
+    }
+
+    fn load_model(&self, name: &str) -> Result<ModelInfo, JobError> {
+        self.shared.runner.load_model(name)
+    }
+
+    fn unload_model(&self, name: &str) -> Result<ModelInfo, JobError> {
+        self.shared.runner.unload_model(name)
     }
 
     fn ready(&self) -> Result<(), JobError> {

@@ -38,6 +38,14 @@ pub trait Engine: Send + Sync + 'static {
     /// `unknown_job`.
     fn cancel(&self, id: JobId) -> Result<JobView, JobError>;
 
+    /// Puts these jobs at the head of the line, in this order; all others follow by priority and age. Jobs that do not
+    /// wait, and ids of no job, are passed over. Each call replaces the arrangement of the one before, and a job that is
+    /// begun loses its place.
+    ///
+    /// # Errors
+    /// `storage`.
+    fn arrange(&self, ids: &[JobId]) -> Result<(), JobError>;
+
     /// The stored events after number `after`.
     ///
     /// # Errors
@@ -65,6 +73,18 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// When the models folder cannot be read.
     fn models(&self) -> Result<Vec<ModelInfo>, JobError>;
+
+    /// Reads a model into memory now, so that its first job need not wait. Blocks until it is there.
+    ///
+    /// # Errors
+    /// `unknown_model`; `model_broken` when it cannot be read.
+    fn load_model(&self, name: &str) -> Result<ModelInfo, JobError>;
+
+    /// Lets a model go. A run that uses it keeps it until it ends; the next job that needs it loads it again.
+    ///
+    /// # Errors
+    /// `unknown_model`.
+    fn unload_model(&self, name: &str) -> Result<ModelInfo, JobError>;
 
     /// Whether a job handed in now would run.
     ///

@@ -83,6 +83,11 @@ error_table! {
 }
 
 impl ErrorKind {
+    /// Whether the same run may succeed later: its cause was this server's, neither the request nor the model.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::Internal | Self::Storage | Self::StorageFull)
+    }
+
     /// The kind with this code, if there is one.
     pub fn from_code(code: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.code() == code)

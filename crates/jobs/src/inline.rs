@@ -61,6 +61,10 @@ impl Engine for InlineEngine {
         self.engine().cancel(id)
     }
 
+    fn arrange(&self, ids: &[JobId]) -> Result<(), JobError> {
+        self.engine().arrange(ids)
+    }
+
     fn events_after(&self, id: JobId, after: u64) -> Result<Vec<Event>, JobError> {
         self.engine().events_after(id, after)
     }
@@ -79,6 +83,14 @@ impl Engine for InlineEngine {
 
     fn models(&self) -> Result<Vec<ModelInfo>, JobError> {
         self.engine().models()
+    }
+
+    fn load_model(&self, name: &str) -> Result<ModelInfo, JobError> {
+        self.engine().load_model(name)
+    }
+
+    fn unload_model(&self, name: &str) -> Result<ModelInfo, JobError> {
+        self.engine().unload_model(name)
     }
 
     fn ready(&self) -> Result<(), JobError> {

@@ -24,7 +24,9 @@ struct Claim {
 /// Works until the engine closes.
 pub(crate) fn work(shared: &Arc<Shared>) {
     while let Some(claim) = wait_for_claim(shared) {
-        perform(shared, claim);
+        if let Err(ErrorKind::Storage | ErrorKind::StorageFull) = perform(shared, claim) {
+            rest(shared);
+        }
     }
 }
 
@@ -34,8 +36,15 @@ pub(crate) fn work_off(shared: &Arc<Shared>) -> Result<(), JobError> {
         // Its own statement: the lock must be free again before the run reports.
         let claim = try_claim(shared, &mut shared.lock())?;
         let Some(claim) = claim else { return Ok(()) };
-        perform(shared, claim);
+        // How it went is stored with the job.
+        let _ = perform(shared, claim);
     }
+}
+
+/// A disk that has failed one run would fail the next one, and the same one again, until somebody has made room.
+fn rest(shared: &Shared) {
+    let waiting = shared.work_arrived.wait_timeout_while(shared.lock(), Duration::from_secs(1), |inner| inner.open);
+    drop(waiting.unwrap_or_else(PoisonError::into_inner));
 }
 
 fn wait_for_claim(shared: &Shared) -> Option<Claim> {
@@ -77,7 +86,8 @@ fn job(shared: &Shared, row: JobRow) -> Job {
     Job { id: row.id, image: path(&row.request.image), mask: path(&row.request.mask), request: row.request }
 }
 
-fn perform(shared: &Arc<Shared>, claim: Claim) {
+/// Does a run and stores how it ended. Gives back what it failed of, if it did.
+fn perform(shared: &Arc<Shared>, claim: Claim) -> Result<(), ErrorKind> {
     let Claim { run, job, cancel } = claim;
     let reporter = Arc::clone(shared);
     let context = RunContext::new(cancel, move |progress, preview| report(&reporter, run, progress, preview));
@@ -93,14 +103,14 @@ fn perform(shared: &Arc<Shared>, claim: Claim) {
     inner.stats.run_count += 1;
     inner.stats.run_ms += began.elapsed().as_millis() as u64;
     // Whoever has cancelled or was interrupted is no longer running, so this reaches only those that still wait for it.
-    let stored = match outcome {
-        Ok(output) => finish(shared, inner, run, &output).or_else(|error| inner.store.fail_run(run, &error)),
-        Err(error) => inner.store.fail_run(run, &error),
-    };
+    let finished = outcome.and_then(|output| finish(shared, inner, run, &output));
+    let ended = finished.as_ref().map(drop).map_err(|error| error.kind);
+    let stored = finished.or_else(|error| inner.store.fail_run(run, &error, shared.config.max_attempts));
     match stored {
         Ok(events) => shared.publish(inner, events),
         Err(error) => tracing::error!("cannot store how job {} ended, it will run again: {error}", job.id),
     }
+    ended
 }
 
 fn finish(shared: &Shared, inner: &mut Inner, run: i64, output: &Output) -> Result<Vec<crate::Event>, JobError> {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row};
 use crate::{ErrorKind, JobError, JobId, JobKind, JobRequest, JobView, Progress, ResultView, State};
 
 /// Grows when a table changes; a file of a newer Sango is refused rather than misread.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE jobs (
@@ -37,9 +37,10 @@ CREATE TABLE jobs (
     error_code TEXT,
     error_message TEXT,
     image_sha256 TEXT,
-    mask_sha256 TEXT
+    mask_sha256 TEXT,
+    place INTEGER
 );
-CREATE INDEX jobs_queue ON jobs (state, priority DESC, seq);
+CREATE INDEX jobs_queue ON jobs (state, place, priority DESC, seq);
 CREATE INDEX jobs_cache ON jobs (cache_key, state);
 CREATE INDEX jobs_run ON jobs (run);
 CREATE INDEX jobs_result ON jobs (result_sha256);
@@ -55,6 +56,13 @@ CREATE TABLE events (
 ) WITHOUT ROWID;
 ";
 
+/// From version 1: waiting jobs can be given a place in the line.
+const ADD_PLACE: &str = "
+ALTER TABLE jobs ADD COLUMN place INTEGER;
+DROP INDEX jobs_queue;
+CREATE INDEX jobs_queue ON jobs (state, place, priority DESC, seq);
+";
+
 /// Opens the file and makes the tables if it is new. `durable`: a commit is on the disk before it returns; otherwise it
 /// survives a crash of the process, but the newest commits not a power cut.
 pub(crate) fn connect(path: &Path, durable: bool) -> Result<Connection, JobError> {
@@ -68,6 +76,10 @@ pub(crate) fn connect(path: &Path, durable: bool) -> Result<Connection, JobError
     match version {
         0 => {
             transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+        }
+        1 => {
+            transaction.execute_batch(ADD_PLACE)?;
             transaction.pragma_update(None, "user_version", VERSION)?;
         }
         VERSION => {}
@@ -87,7 +99,7 @@ pub(crate) fn connect(path: &Path, durable: bool) -> Result<Connection, JobError
 /// The columns that [`JobRow::read`] expects, in order.
 pub(crate) const COLUMNS: &str = "seq, id, state, priority, request, request_hash, cache_key, attempts, run, created_at, \
      started_at, finished_at, step, total, eta_ms, last_event, result_sha256, result_type, result_bytes, cached, \
-     error_code, error_message";
+     error_code, error_message, place";
 
 /// One job as it is stored.
 #[derive(Debug, Clone)]
@@ -100,6 +112,8 @@ pub(crate) struct JobRow {
     pub(crate) cache_key: String,
     pub(crate) attempts: u32,
     pub(crate) run: Option<i64>,
+    /// Where the job was put in the line, if it was: see [`Engine::arrange`](crate::Engine::arrange).
+    pub(crate) place: Option<i64>,
     pub(crate) result: Option<Stored>,
     created_at: i64,
     started_at: Option<i64>,
@@ -153,6 +167,7 @@ impl JobRow {
             cache_key: row.get(6)?,
             attempts: row.get(7)?,
             run: row.get(8)?,
+            place: row.get(22)?,
             created_at: row.get(9)?,
             started_at: row.get(10)?,
             finished_at: row.get(11)?,
@@ -205,4 +220,41 @@ pub(crate) struct NewJob {
     pub(crate) request_hash: String,
     pub(crate) cache_key: String,
     pub(crate) idempotency_key: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_first_version_gains_what_it_lacks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jobs.sqlite");
+        let first = TABLES.replace(",\n    place INTEGER", "").replace("(state, place, ", "(state, ");
+        assert!(!first.contains("place"), "{first}");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch(&first).unwrap();
+        db.pragma_update(None, "user_version", 1).unwrap();
+        drop(db);
+
+        let schema = |db: &Connection| {
+            let mut statement = db.prepare("SELECT name FROM pragma_table_info('jobs') ORDER BY name").unwrap();
+            let columns = statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<Vec<String>, _>>();
+            let sql = "SELECT sql FROM sqlite_schema WHERE name = 'jobs_queue'";
+            (columns.unwrap(), db.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap())
+        };
+        let grown = schema(&connect(&path, true).unwrap());
+        // Opening it again changes nothing.
+        assert_eq!(schema(&connect(&path, false).unwrap()), grown);
+        assert_eq!(grown, schema(&connect(&folder.path().join("new.sqlite"), true).unwrap()));
+    }
+
+    #[test]
+    fn a_file_of_a_newer_version_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jobs.sqlite");
+        connect(&path, true).unwrap().pragma_update(None, "user_version", VERSION + 1).unwrap();
+        let error = connect(&path, true).unwrap_err();
+        assert!(error.kind == ErrorKind::Storage && error.message.contains("newer Sango"), "{error}");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Methods that change something give back the events to publish once the change is stored.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,6 +14,9 @@ use crate::schema::{COLUMNS, JobRow, NewJob, Stored, connect};
 use crate::{ErrorKind, Event, EventName, JobError, JobId, ListQuery, Progress, State};
 
 type Result<T> = std::result::Result<T, JobError>;
+
+/// The order in which waiting jobs run.
+const IN_LINE: &str = "ORDER BY place IS NULL, place, priority DESC, seq";
 
 /// The embedded store.
 pub(crate) struct Store {
@@ -65,7 +68,7 @@ impl Store {
         if !row.state.is_waiting() {
             return Ok(None);
         }
-        position(&self.durable, row.request.priority, row.seq).map(Some)
+        position(&self.durable, row.place, row.request.priority, row.seq).map(Some)
     }
 
     /// How many jobs are queued, interrupted or running.
@@ -131,14 +134,12 @@ impl Store {
 
     /// Takes the next job of the queue, and every waiting job that asks for the same, into run number `run`.
     pub(crate) fn claim(&mut self, run: i64) -> Result<(Vec<JobRow>, Vec<Event>)> {
-        let next = "WHERE state IN ('queued', 'interrupted') ORDER BY priority DESC, seq LIMIT 1";
-        let Some(first) = self.one(next, [])? else {
+        let next = format!("WHERE state IN ('queued', 'interrupted') {IN_LINE} LIMIT 1");
+        let Some(first) = self.one(&next, [])? else {
             return Ok((Vec::new(), Vec::new()));
         };
-        let mut rows = self.many(
-            "WHERE state IN ('queued', 'interrupted') AND cache_key = ?1 ORDER BY priority DESC, seq",
-            [&first.cache_key],
-        )?;
+        let same = format!("WHERE state IN ('queued', 'interrupted') AND cache_key = ?1 {IN_LINE}");
+        let mut rows = self.many(&same, [&first.cache_key])?;
         let tx = self.durable.transaction()?;
         let mut events = Vec::with_capacity(rows.len());
         for row in &mut rows {
@@ -147,6 +148,36 @@ impl Store {
         }
         tx.commit()?;
         Ok((rows, events))
+    }
+
+    /// Puts waiting jobs at the head of the line, in this order, and takes every other job out of it. Jobs that do not
+    /// wait, and ids of no job, are passed over.
+    pub(crate) fn arrange(&mut self, ids: &[JobId]) -> Result<()> {
+        let tx = self.quick.transaction()?;
+        let mut placed = HashMap::new();
+        {
+            let sql = "SELECT id, place FROM jobs WHERE state IN ('queued', 'interrupted') AND place IS NOT NULL";
+            let mut statement = tx.prepare_cached(sql)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                placed.insert(row.get::<_, String>(0)?, row.get::<_, i64>(1)?);
+            }
+            let sql = "UPDATE jobs SET place = ?2 WHERE id = ?1 AND state IN ('queued', 'interrupted')";
+            let mut put = tx.prepare_cached(sql)?;
+            let mut seen = HashSet::new();
+            for (place, id) in ids.iter().filter(|id| seen.insert(**id)).enumerate() {
+                let (id, place) = (id.to_string(), place as i64);
+                // Most of a line stays as it was.
+                if placed.remove(&id) != Some(place) {
+                    put.execute(params![id, place])?;
+                }
+            }
+            for id in placed.into_keys() {
+                put.execute(params![id, None::<i64>])?;
+            }
+        }
+        tx.commit()?;
+        Ok(())
     }
 
     /// A step of a run: one `progress` event, and a `preview` if there is one, for each job that shares it.
@@ -178,10 +209,16 @@ impl Store {
         Ok(events)
     }
 
-    /// The run has failed: so have the jobs that share it.
-    pub(crate) fn fail_run(&mut self, run: i64, error: &JobError) -> Result<Vec<Event>> {
+    /// The run has failed: so have the jobs that share it, but for those that wait for another attempt because the cause
+    /// may pass.
+    pub(crate) fn fail_run(&mut self, run: i64, error: &JobError, max_attempts: u32) -> Result<Vec<Event>> {
+        let rows = self.many("WHERE run = ?1 AND state = 'running' ORDER BY seq", [run])?;
         let tx = self.durable.transaction()?;
-        let events = running(&tx, run)?.into_iter().map(|id| fail(&tx, id, error)).collect::<Result<_>>()?;
+        let end = |row: &JobRow| match error.kind.may_pass() && row.attempts < max_attempts {
+            true => retry(&tx, row),
+            false => fail(&tx, row.id, error),
+        };
+        let events = rows.iter().map(end).collect::<Result<_>>()?;
         tx.commit()?;
         Ok(events)
     }
@@ -222,8 +259,7 @@ impl Store {
                 continue;
             }
             tx.execute("UPDATE jobs SET state = 'interrupted' WHERE id = ?1", [&id])?;
-            let position = position(&tx, row.request.priority, row.seq)?;
-            append(&tx, row.id, EventName::Queued, json!({"position": position, "attempt": row.attempts + 1}))?;
+            queued_again(&tx, row)?;
         }
         tx.commit()?;
         Ok(())
@@ -323,13 +359,14 @@ fn insert(tx: &Transaction<'_>, job: &NewJob) -> Result<Event> {
         media(&job.request.image),
         media(&job.request.mask),
     ])?;
-    let position = position(tx, job.request.priority, tx.last_insert_rowid())?;
+    let position = position(tx, None, job.request.priority, tx.last_insert_rowid())?;
     append(tx, job.id, EventName::Queued, json!({"position": position, "attempt": 1}))
 }
 
 fn start(tx: &Transaction<'_>, id: JobId, run: i64, attempt: u32) -> Result<Event> {
-    tx.prepare_cached("UPDATE jobs SET state = 'running', run = ?2, attempts = ?3, started_at = ?4 WHERE id = ?1")?
-        .execute(params![id.to_string(), run, attempt, now()])?;
+    // Its place was for this attempt.
+    let sql = "UPDATE jobs SET state = 'running', run = ?2, attempts = ?3, started_at = ?4, place = NULL WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![id.to_string(), run, attempt, now()])?;
     append(tx, id, EventName::Started, json!({"attempt": attempt}))
 }
 
@@ -355,6 +392,18 @@ fn fail(tx: &Transaction<'_>, id: JobId, error: &JobError) -> Result<Event> {
     )?
     .execute(params![id.to_string(), now(), error.kind.code(), error.message])?;
     append(tx, id, EventName::Failed, json!({"error": error}))
+}
+
+/// Back into the line.
+fn retry(tx: &Transaction<'_>, row: &JobRow) -> Result<Event> {
+    let sql = "UPDATE jobs SET state = 'queued', run = NULL, step = NULL, total = NULL, eta_ms = NULL WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute([row.id.to_string()])?;
+    queued_again(tx, row)
+}
+
+fn queued_again(tx: &Transaction<'_>, row: &JobRow) -> Result<Event> {
+    let position = position(tx, row.place, row.request.priority, row.seq)?;
+    append(tx, row.id, EventName::Queued, json!({"position": position, "attempt": row.attempts + 1}))
 }
 
 /// Stores the next event of a job.
@@ -384,8 +433,13 @@ fn running(db: &Connection, run: i64) -> Result<Vec<JobId>> {
     Ok(ids)
 }
 
-fn position(db: &Connection, priority: i32, seq: i64) -> Result<u64> {
+/// How many waiting jobs are not behind this one, itself included. Compares as [`IN_LINE`] orders.
+fn position(db: &Connection, place: Option<i64>, priority: i32, seq: i64) -> Result<u64> {
     let sql = "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'interrupted')
-               AND (priority > ?1 OR (priority = ?1 AND seq <= ?2))";
-    Ok(db.prepare_cached(sql)?.query_row(params![priority, seq], |row| row.get::<_, i64>(0))?.cast_unsigned())
+               AND (IFNULL(place, ?1), -priority, seq) <= (?2, -?3, ?4)";
+    let last = i64::MAX;
+    let count = db
+        .prepare_cached(sql)?
+        .query_row(params![last, place.unwrap_or(last), priority, seq], |row| row.get::<_, i64>(0))?;
+    Ok(count.cast_unsigned())
 }

@@ -71,8 +71,16 @@ impl Submission {
             let message = format!("this server cannot do `{kind}` jobs; it does `image`");
             return Err(JobError::new(ErrorKind::UnsupportedKind, message));
         }
-        let wire: Wire = serde_json::from_value(json)
-            .map_err(|error| JobError::new(ErrorKind::InvalidRequest, format!("not a job: {error}")))?;
+        let refuse =
+            |why: &dyn std::fmt::Display| JobError::new(ErrorKind::InvalidRequest, format!("not a job: {why}"));
+        // serde would take the fields from a list, too, in their order.
+        if !json.is_object() {
+            return Err(refuse(&"it is no JSON object"));
+        }
+        if json.get("options").is_some_and(Value::is_array) {
+            return Err(refuse(&"`options` is a list, not an object"));
+        }
+        let wire: Wire = serde_json::from_value(json).map_err(|error| refuse(&error))?;
         Ok(Self {
             request: JobRequest {
                 kind: wire.kind,
@@ -256,6 +264,8 @@ mod tests {
         let cases = [
             (json!(null), ErrorKind::InvalidRequest, "not a job"),
             (json!([1]), ErrorKind::InvalidRequest, "not a job"),
+            (json!(["image", null, "x"]), ErrorKind::InvalidRequest, "not a job"),
+            (json!({"kind": "image", "prompt": "x", "options": [null, 4]}), ErrorKind::InvalidRequest, "options"),
             (json!({"prompt": "x"}), ErrorKind::InvalidRequest, "kind"),
             (json!({"kind": "image"}), ErrorKind::InvalidRequest, "prompt"),
             (json!({"kind": "poem", "prompt": "x"}), ErrorKind::InvalidRequest, "poem"),

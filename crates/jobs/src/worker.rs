@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::{Job, JobError, JobRequest, Progress};
+use crate::{ErrorKind, Job, JobError, JobRequest, Progress};
 
 pub use model_runner::ModelRunner;
 
@@ -33,6 +33,26 @@ pub trait Runner: Send + Sync + 'static {
     /// # Errors
     /// When the models folder cannot be read.
     fn models(&self) -> Result<Vec<ModelInfo>, JobError>;
+
+    /// Reads a model into memory, if this runner keeps models there.
+    ///
+    /// # Errors
+    /// `unknown_model`, `model_broken`.
+    fn load_model(&self, name: &str) -> Result<ModelInfo, JobError> {
+        Err(no_model_to_keep(name))
+    }
+
+    /// Lets a model go.
+    ///
+    /// # Errors
+    /// `unknown_model`.
+    fn unload_model(&self, name: &str) -> Result<ModelInfo, JobError> {
+        Err(no_model_to_keep(name))
+    }
+}
+
+fn no_model_to_keep(name: &str) -> JobError {
+    JobError::new(ErrorKind::UnknownModel, format!("there is no model `{name}` that is kept in memory"))
 }
 
 /// A request that a runner has agreed to.

@@ -110,6 +110,40 @@ fn failures_and_panics_are_typed_and_the_worker_lives_on() {
 }
 
 #[test]
+fn a_run_that_fails_of_a_passing_cause_is_tried_again() {
+    let runner = FakeRunner::new();
+    let engine = InlineEngine::new(Arc::clone(&runner) as Arc<dyn Runner>).unwrap();
+    let job = engine.submit(image("panic once")).unwrap().job;
+    assert_eq!((job.state, job.error, runner.count()), (State::Finished, None, 2));
+    let names = follow(&engine, job.id, 0);
+    let run = ["progress", "preview", "progress", "preview", "progress", "preview"];
+    assert_eq!(names, [&["queued", "started"], &run[..], &["queued", "started"], &run[..], &["finished"]].concat());
+    let again = &engine.events_after(job.id, 8).unwrap()[0];
+    assert_eq!(again.data, json!({"position": 1, "attempt": 2}));
+}
+
+#[test]
+fn attempts_have_a_limit_and_other_causes_have_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let runner = FakeRunner::new();
+    let config = EmbeddedConfig { max_attempts: 2, ..EmbeddedConfig::new(folder.path()) };
+    let engine = EmbeddedEngine::open(config, Arc::clone(&runner) as Arc<dyn Runner>).unwrap();
+    let id = engine.submit(image("panic")).unwrap().job.id;
+    assert_eq!(ended(&engine, id).error.unwrap().kind, ErrorKind::Internal);
+    assert_eq!(runner.count(), 2);
+    let id = engine.submit(image("fail")).unwrap().job.id;
+    assert_eq!(ended(&engine, id).error.unwrap().kind, ErrorKind::ModelBroken);
+    assert_eq!(runner.count(), 3, "a broken model is as broken the next time");
+}
+
+#[test]
+fn a_runner_without_models_has_none_to_load() {
+    let engine = InlineEngine::new(FakeRunner::new()).unwrap();
+    assert_eq!(engine.load_model("fake").unwrap_err().kind, ErrorKind::UnknownModel);
+    assert_eq!(engine.unload_model("fake").unwrap_err().kind, ErrorKind::UnknownModel);
+}
+
+#[test]
 fn what_is_not_there_is_an_error_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let runner = FakeRunner::new();

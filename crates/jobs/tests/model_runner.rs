@@ -55,6 +55,18 @@ fn text_becomes_the_same_picture_each_time() {
 }
 
 #[test]
+fn every_default_is_told_and_spelling_it_out_asks_for_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(&cases(), folder.path());
+    let drawn = run(&engine, job("amused-plain/model", json!({"steps": 2, "seed": 3})));
+    let options = json!(drawn.request.options);
+    let unset: Vec<_> = options.as_object().unwrap().iter().filter(|(_, value)| value.is_null()).collect();
+    assert_eq!(unset, [(&"strength".to_owned(), &Value::Null)], "which is of an image alone");
+    let again = engine.submit(job("amused-plain/model", options)).unwrap().job;
+    assert!(again.result.unwrap().cached);
+}
+
+#[test]
 fn a_picture_and_a_mask_are_taken() {
     let folder = tempfile::tempdir().unwrap();
     let engine = engine(&cases(), folder.path());
@@ -128,4 +140,23 @@ fn copy(from: &Path, to: &Path) {
             fs::copy(from, to).unwrap();
         }
     }
+}
+
+#[test]
+fn models_are_loaded_and_let_go_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(&cases(), folder.path());
+    let loaded = || engine.models().unwrap().into_iter().filter(|model| model.loaded).map(|model| model.name);
+    assert_eq!(loaded().count(), 0);
+    let model = engine.load_model("amused-plain/model").unwrap();
+    assert!(model.loaded && engine.models().unwrap().contains(&model), "{model:?}");
+    assert_eq!(loaded().collect::<Vec<_>>(), ["amused-plain/model"]);
+    run(&engine, job("amused-plain/model", json!({"steps": 2, "seed": 1})));
+    let model = engine.unload_model("amused-plain/model").unwrap();
+    assert!(!model.loaded && loaded().count() == 0);
+    engine.unload_model("amused-plain/model").unwrap();
+    run(&engine, job("amused-plain/model", json!({"steps": 2, "seed": 2})));
+    assert_eq!(loaded().count(), 1, "a job loads what it needs");
+    assert_eq!(engine.load_model("no such").unwrap_err().kind, ErrorKind::UnknownModel);
+    assert_eq!(engine.unload_model("no such").unwrap_err().kind, ErrorKind::UnknownModel);
 }

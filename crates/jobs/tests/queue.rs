@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sango_jobs::{EmbeddedConfig, EmbeddedEngine, Engine, ErrorKind, State};
+use sango_jobs::{EmbeddedConfig, EmbeddedEngine, Engine, ErrorKind, JobId, State};
 use serde_json::json;
 use support::{FakeRunner, ended, follow, image, open, wait_for, with};
 
@@ -62,6 +62,48 @@ fn higher_priority_first_then_age() {
     runner.release();
     ended(&engine, ids[0]);
     assert_eq!(*runner.order.lock().unwrap(), ["hold first", "high", "a", "b", "low"]);
+}
+
+#[test]
+fn an_arrangement_comes_before_priority_and_age() {
+    let folder = tempfile::tempdir().unwrap();
+    let runner = FakeRunner::new();
+    let engine = open(folder.path(), &runner);
+    let first = engine.submit(image("hold first")).unwrap().job.id;
+    wait_for(&engine, first, |state| state == State::Running);
+    let submit =
+        |prompt: &str, priority: i32| engine.submit(with(prompt, json!({"priority": priority}))).unwrap().job.id;
+    let [a, b, c, high] = [submit("a", 0), submit("b", 0), submit("c", 0), submit("high", 9)];
+    let positions = |ids: &[JobId]| ids.iter().map(|id| engine.get(*id).unwrap().position).collect::<Vec<_>>();
+    engine.arrange(&[b, a, high]).unwrap();
+    assert_eq!(positions(&[b, a, high, c]), [Some(1), Some(2), Some(3), Some(4)]);
+
+    // What does not wait is passed over, twice is once, and the arrangement before is forgotten.
+    let stranger = "0199b2c4-5c1e-7f3a-9a55-0c8f7f1d2e3b".parse().unwrap();
+    let ended = submit("ended", 0);
+    engine.cancel(ended).unwrap();
+    engine.arrange(&[c, stranger, first, c, ended, a]).unwrap();
+    assert_eq!(positions(&[c, a, high, b]), [Some(1), Some(2), Some(3), Some(4)]);
+    assert_eq!(positions(&[first, ended]), [None, None]);
+    let late = submit("late", 10);
+    assert_eq!(positions(&[c, a, late, high, b]), [Some(1), Some(2), Some(3), Some(4), Some(5)]);
+
+    runner.release();
+    support::ended(&engine, b);
+    assert_eq!(*runner.order.lock().unwrap(), ["hold first", "c", "a", "late", "high", "b"]);
+}
+
+#[test]
+fn no_arrangement_is_priority_and_age_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = EmbeddedConfig { workers: 0, ..EmbeddedConfig::new(folder.path()) };
+    let engine = EmbeddedEngine::open(config, FakeRunner::new()).unwrap();
+    let ids: Vec<_> = (0..40).map(|i| engine.submit(image(&format!("p{i}"))).unwrap().job.id).collect();
+    let line = || ids.iter().map(|id| engine.get(*id).unwrap().position.unwrap()).collect::<Vec<_>>();
+    engine.arrange(&ids.iter().rev().copied().collect::<Vec<_>>()).unwrap();
+    assert_eq!(line(), (1..=40).rev().collect::<Vec<_>>());
+    engine.arrange(&[]).unwrap();
+    assert_eq!(line(), (1..=40).collect::<Vec<_>>());
 }
 
 #[test]

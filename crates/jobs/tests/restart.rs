@@ -115,7 +115,7 @@ fn two_engines_cannot_share_a_folder() {
     let error = EmbeddedEngine::open(config.clone(), FakeRunner::new()).err().unwrap();
     assert_eq!(error.kind, ErrorKind::Storage);
     assert!(error.message.contains("another Sango"), "{error}");
-    drop(engine);
+    assert!(engine.close(), "nothing runs");
     EmbeddedEngine::open(config, FakeRunner::new()).unwrap();
 }
 

@@ -4,6 +4,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { chromium } from "playwright-core";
+import { PATIENCE } from "../../support/sango.mjs";
 
 const FLAGS = [
   "--no-sandbox",
@@ -14,9 +15,6 @@ const FLAGS = [
   "--disable-component-update",
   "--disable-sync",
 ];
-
-/** How long a job may take on a busy machine. */
-export const PATIENCE = 120_000;
 
 /** Chromium with an empty profile and one page. */
 export class Studio {

@@ -70,8 +70,15 @@ impl Topic {
                 Ok(json!(submitted.job))
             }
             (Self::Studio, "list") => {
-                let params: ListParams = serde_json::from_value(message.payload.clone())
-                    .map_err(|error| JobError::new(ErrorKind::InvalidRequest, format!("not a list query: {error}")))?;
+                let refuse = |why: &dyn std::fmt::Display| {
+                    JobError::new(ErrorKind::InvalidRequest, format!("not a list query: {why}"))
+                };
+                // serde would take the fields from a list, too, in their order.
+                if !message.payload.is_object() {
+                    return Err(refuse(&"it is no JSON object"));
+                }
+                let params: ListParams =
+                    serde_json::from_value(message.payload.clone()).map_err(|error| refuse(&error))?;
                 let query = params.query().map_err(|error| error.0)?;
                 Ok(json!(state.call(move |engine| engine.list(&query)).await?))
             }

@@ -10,7 +10,7 @@ use crate::error::ApiError;
 use crate::state::AppState;
 
 /// Kept by hand beside `docs/protocol.md`; a test compares its paths with the router's.
-const OPENAPI: &str = include_str!("../openapi.json");
+const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
 
 pub(super) async fn models(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
     let models = state.call(|engine| engine.models()).await?;

@@ -103,6 +103,28 @@ impl ModelRunner {
         Ok(pipeline)
     }
 
+    fn info(&self, entry: Entry, default: bool) -> ModelInfo {
+        ModelInfo {
+            kind: entry.kind.to_string(),
+            tasks: vec![JobKind::Image],
+            default,
+            loaded: self.is_loaded(&entry),
+            width: entry.side,
+            height: entry.side,
+            multiple_of: entry.multiple_of,
+            steps: entry.steps,
+            guidance_scale: entry.guidance_scale,
+            bytes: entry.bytes(),
+            name: entry.name,
+        }
+    }
+
+    /// A model that was found by one of its names.
+    fn shown(&self, entry: Entry) -> Result<ModelInfo, JobError> {
+        let default = self.find(None)?.name == entry.name;
+        Ok(self.info(entry, default))
+    }
+
     fn is_loaded(&self, entry: &Entry) -> bool {
         let slot = lock(&self.loaded).get(&entry.dir).cloned();
         // A slot that is locked is being loaded.
@@ -126,6 +148,7 @@ impl Runner for ModelRunner {
         options.height.get_or_insert(rounded(height));
         options.negative_prompt.get_or_insert_default();
         options.guidance_scale.get_or_insert(entry.guidance_scale);
+        options.temperature.get_or_insert(entry.temperature);
         let steps = *options.steps.get_or_insert(entry.steps);
         if request.image.is_some() {
             let strength = *options.strength.get_or_insert(if request.mask.is_some() { 1.0 } else { 0.5 });
@@ -168,20 +191,21 @@ impl Runner for ModelRunner {
 
     fn models(&self) -> Result<Vec<ModelInfo>, JobError> {
         let models = scan(&self.root)?;
-        let info = |(index, entry): (usize, Entry)| ModelInfo {
-            kind: entry.kind.to_string(),
-            tasks: vec![JobKind::Image],
-            default: index == 0,
-            loaded: self.is_loaded(&entry),
-            width: entry.side,
-            height: entry.side,
-            multiple_of: entry.multiple_of,
-            steps: entry.steps,
-            guidance_scale: entry.guidance_scale,
-            bytes: entry.bytes(),
-            name: entry.name,
-        };
-        Ok(models.into_iter().enumerate().map(info).collect())
+        Ok(models.into_iter().enumerate().map(|(index, entry)| self.info(entry, index == 0)).collect())
+    }
+
+    fn load_model(&self, name: &str) -> Result<ModelInfo, JobError> {
+        let entry = self.find(Some(name))?;
+        self.pipeline(&entry)?;
+        self.shown(entry)
+    }
+
+    fn unload_model(&self, name: &str) -> Result<ModelInfo, JobError> {
+        let entry = self.find(Some(name))?;
+        let slot = lock(&self.loaded).remove(&entry.dir);
+        // Waits for whoever is loading it. A run holds the pipeline, not the slot.
+        slot.map(|slot| lock(&slot).take());
+        self.shown(entry)
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub(super) largest: u32,
     pub(super) steps: u32,
     pub(super) guidance_scale: f64,
+    /// Of the token masking, at the first and the last step.
+    pub(super) temperature: [f64; 2],
     pub(super) files: Vec<ModelFile>,
 }
 
@@ -130,6 +132,7 @@ fn read(root: &Path, dir: &Path, kind: ModelKind) -> Result<Entry, JobError> {
         steps: given["steps"].as_u64().map_or(12, |steps| steps.clamp(1, 100) as u32),
         // As `sango-models` has it: 4 is amused-256's best, larger models keep the pipeline's 10.
         guidance_scale: given["guidance_scale"].as_f64().unwrap_or(if side <= 256 { 4.0 } else { 10.0 }),
+        temperature: serde_json::from_value(given["temperature"].clone()).unwrap_or([2.0, 0.0]),
         files,
     })
 }
@@ -179,15 +182,21 @@ mod tests {
         model(&folder.path().join("shapes/amused"));
         model(&folder.path().join("broken"));
         write(&folder.path().join("broken/vqvae/config.json"), "{");
-        write(&folder.path().join("shapes/amused/sango.json"), r#"{"guidance_scale": 2.5, "steps": 6}"#);
+        write(
+            &folder.path().join("shapes/amused/sango.json"),
+            r#"{"guidance_scale": 2.5, "steps": 6, "temperature": [1, 0.5]}"#,
+        );
         let found = scan(folder.path()).unwrap();
         let [entry] = &found[..] else { panic!("{found:?}") };
         assert_eq!((entry.name.as_str(), entry.side, entry.multiple_of), ("shapes/amused", 32, 8));
         assert_eq!((entry.steps, entry.guidance_scale, entry.bytes()), (6, 2.5, 7));
+        assert_eq!(entry.temperature, [1.0, 0.5]);
         assert!(entry.answers_to("shapes/amused") && entry.answers_to("amused") && !entry.answers_to("shapes"));
 
+        fs::remove_file(folder.path().join("shapes/amused/sango.json")).unwrap();
         let alone = scan(&folder.path().join("shapes/amused")).unwrap();
         assert_eq!(alone[0].name, "amused");
+        assert_eq!((alone[0].steps, alone[0].guidance_scale, alone[0].temperature), (12, 4.0, [2.0, 0.0]));
         assert_eq!(scan(&folder.path().join("nowhere")).unwrap_err().kind, ErrorKind::NoModel);
     }
 

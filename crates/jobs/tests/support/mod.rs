@@ -15,8 +15,8 @@ use serde_json::json;
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Prompts that begin with `hold` wait before each step until [`release`](Self::release); `panic` and `fail` do that;
-/// `big` makes 2 MB.
+/// Prompts that begin with `hold` wait before each step until [`release`](Self::release); `panic` and `fail` do that, and
+/// `panic once` does it in the first run only; `big` makes 2 MB.
 #[derive(Default)]
 pub struct FakeRunner {
     pub runs: AtomicU32,
@@ -58,7 +58,7 @@ impl Runner for FakeRunner {
     }
 
     fn run(&self, job: &Job, context: &RunContext) -> Result<Output, JobError> {
-        self.runs.fetch_add(1, Ordering::SeqCst);
+        let earlier_runs = self.runs.fetch_add(1, Ordering::SeqCst);
         let prompt = job.request.prompt.as_str();
         self.order.lock().unwrap().push(prompt.to_owned());
         let total = job.request.options.steps.unwrap_or(3);
@@ -73,6 +73,7 @@ impl Runner for FakeRunner {
         }
         match prompt {
             "panic" => panic!("on purpose"),
+            "panic once" if earlier_runs == 0 => panic!("on purpose"),
             "fail" => Err(JobError::new(ErrorKind::ModelBroken, "on purpose")),
             "big" => Ok(Output { content_type: "image/png".into(), bytes: vec![7; 2 << 20] }),
             _ => {

@@ -22,6 +22,32 @@ export function readPng(bytes) {
   return { width: header.data.readUInt32BE(0), height: header.data.readUInt32BE(4), data };
 }
 
+/** Reads the pixels of an RGB picture: `pixel(x, y)` gives `[r, g, b]`. */
+export function readPixels(bytes) {
+  const { width, height, data } = readPng(bytes);
+  const stride = 3 * width;
+  const rows = [];
+  for (let y = 0; y < height; y++) {
+    const filter = data[y * (stride + 1)];
+    const row = Buffer.from(data.subarray(y * (stride + 1) + 1, (y + 1) * (stride + 1)));
+    for (let i = 0; i < stride; i++) {
+      const left = i < 3 ? 0 : row[i - 3];
+      const up = rows[y - 1]?.[i] ?? 0;
+      const corner = i < 3 ? 0 : (rows[y - 1]?.[i - 3] ?? 0);
+      row[i] += [0, left, up, (left + up) >> 1, paeth(left, up, corner)][filter];
+    }
+    rows.push(row);
+  }
+  return (x, y) => [...rows[y].subarray(3 * x, 3 * x + 3)];
+}
+
+/** Whichever of the three is nearest to `left + up - corner`. */
+function paeth(left, up, corner) {
+  const [toLeft, toUp, toCorner] = [up - corner, left - corner, left + up - 2 * corner].map(Math.abs);
+  if (toLeft <= toUp && toLeft <= toCorner) return left;
+  return toUp <= toCorner ? up : corner;
+}
+
 /** An RGB picture; `pixel(x, y)` gives `[r, g, b]`. */
 export function writePng(width, height, pixel) {
   const rows = [];
@@ -29,16 +55,21 @@ export function writePng(width, height, pixel) {
     rows.push(0); // no filter
     for (let x = 0; x < width; x++) rows.push(...pixel(x, y));
   }
+  return file(width, height, Buffer.from(rows));
+}
+
+/** A file that says that it is this large, and holds nothing. */
+export function hollowPng(width, height) {
+  return file(width, height, Buffer.alloc(0));
+}
+
+function file(width, height, rows) {
   const header = Buffer.alloc(13);
   header.writeUInt32BE(width, 0);
   header.writeUInt32BE(height, 4);
   header.set([8, 2, 0, 0, 0], 8); // 8 bits, RGB
-  return Buffer.concat([
-    SIGNATURE,
-    chunk("IHDR", header),
-    chunk("IDAT", deflateSync(Buffer.from(rows))),
-    chunk("IEND", Buffer.alloc(0)),
-  ]);
+  const chunks = [chunk("IHDR", header), chunk("IDAT", deflateSync(rows)), chunk("IEND", Buffer.alloc(0))];
+  return Buffer.concat([SIGNATURE, ...chunks]);
 }
 
 function chunk(type, data) {

@@ -1,0 +1,11 @@
+//! The atoms in answers and messages.
+
+rustler::atoms! {
+    ok,
+    error,
+    bytes,
+    sango_event,
+    sango_job,
+    sango_lagged,
+    sango_end,
+}

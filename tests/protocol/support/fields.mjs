@@ -1,0 +1,154 @@
+/** Which fields things have: all of them, always, `null` where they do not apply. */
+
+import assert from "node:assert/strict";
+
+const TIMES = ["created_at", "started_at", "finished_at"];
+const JOB = ["id", "kind", "model", "state", ...TIMES, "position", "progress", "result", "error", "last_event", "request"];
+const REQUEST = ["kind", "model", "prompt", "options", "image", "mask", "priority"];
+const OPTIONS = ["negative_prompt", "steps", "guidance_scale", "seed", "width", "height", "temperature", "strength"];
+const MEDIA = ["sha256", "bytes", "content_type", "width", "height"];
+const RESULT = ["url", "content_type", "bytes", "sha256", "cached"];
+const PROGRESS = ["step", "total", "eta_ms"];
+const LIMITS = ["width", "height", "multiple_of", "steps", "guidance_scale", "bytes"];
+const MODEL = ["name", "kind", "tasks", "default", "loaded", ...LIMITS];
+const ERROR = ["code", "message", "status"];
+const EVENT = ["n", "job", "event", "at", "data"];
+const DATA = {
+  queued: ["position", "attempt"],
+  started: ["attempt"],
+  progress: PROGRESS,
+  preview: ["step", "content_type", "data"],
+  finished: ["result"],
+  failed: ["error"],
+  cancelled: [],
+};
+
+/** The names of events. */
+export const EVENTS = Object.keys(DATA);
+/** After one of these nothing follows. */
+export const LAST = ["finished", "failed", "cancelled"];
+
+const ID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+const SHA256 = /^[0-9a-f]{64}$/;
+
+function assertFields(value, fields, what) {
+  assert.ok(value !== null && typeof value === "object", `${what} is ${JSON.stringify(value)}`);
+  assert.deepEqual(Object.keys(value).sort(), [...fields].sort(), what);
+}
+
+function assertTime(value, what) {
+  assert.ok(Number.isInteger(value) && Math.abs(Date.now() - value) < 3_600_000, `${what} is ${value}`);
+}
+
+function assertCount(value, least, what) {
+  assert.ok(Number.isInteger(value) && value >= least, `${what} is ${value}`);
+}
+
+/** Checks a job's view, and that what it says fits together. */
+export function assertJob(job) {
+  assertFields(job, JOB, "a job");
+  const { state } = job;
+  assert.match(job.id, ID);
+  assert.equal(job.kind, "image");
+  assert.equal(typeof job.model, "string");
+  assertTime(job.created_at, "created_at");
+  const waits = ["queued", "interrupted"].includes(state);
+  const ended = [...LAST, "expired"].includes(state);
+  assert.ok(waits || ended || state === "running", `state is ${state}`);
+  if (state === "running") assertTime(job.started_at, "started_at");
+  if (ended) assertTime(job.finished_at, "finished_at");
+  else assert.equal(job.finished_at, null);
+  if (waits) assertCount(job.position, 1, "position");
+  else assert.equal(job.position, null);
+  if (job.progress !== null) assertProgress(job.progress);
+  if (state === "finished") assertResult(job.result, job.id);
+  else assert.equal(job.result, null);
+  if (state === "failed") assertFields(job.error, ERROR, "the error of a job");
+  else assert.equal(job.error, null);
+  assertCount(job.last_event, 1, "last_event");
+  assertRequest(job.request);
+  assert.equal(job.request.model, job.model);
+  return job;
+}
+
+function assertRequest(request) {
+  assertFields(request, REQUEST, "a request");
+  const { options, image, mask } = request;
+  assertFields(options, OPTIONS, "options");
+  // Every default is filled in; a strength is one of what starts from an image.
+  for (const name of OPTIONS.filter((name) => name !== "strength")) assert.notEqual(options[name], null, name);
+  assert.equal(options.strength === null, image === null);
+  for (const media of [image, mask].filter((media) => media !== null)) {
+    assertFields(media, MEDIA, "an image of a request");
+    assert.match(media.sha256, SHA256);
+    assert.match(media.content_type, /^image\//);
+    for (const name of ["bytes", "width", "height"]) assertCount(media[name], 1, name);
+  }
+}
+
+function assertProgress(progress) {
+  assertFields(progress, PROGRESS, "progress");
+  assertCount(progress.step, 1, "step");
+  assertCount(progress.total, progress.step, "total");
+  if (progress.eta_ms !== null) assertCount(progress.eta_ms, 0, "eta_ms");
+}
+
+function assertResult(result, id) {
+  assertFields(result, RESULT, "a result");
+  assert.equal(result.url, `/v1/jobs/${id}/result`);
+  assert.equal(result.content_type, "image/png");
+  assertCount(result.bytes, 1, "bytes");
+  assert.match(result.sha256, SHA256);
+  assert.equal(typeof result.cached, "boolean");
+}
+
+/** Checks one event. */
+export function assertEvent(event) {
+  assertFields(event, EVENT, "an event");
+  const { data } = event;
+  assertCount(event.n, 1, "n");
+  assert.match(event.job, ID);
+  assert.ok(EVENTS.includes(event.event), `event is ${event.event}`);
+  assertTime(event.at, "at");
+  assertFields(data, DATA[event.event], event.event);
+  if ("attempt" in data) assertCount(data.attempt, 1, "attempt");
+  if (event.event === "queued") assertCount(data.position, 1, "position");
+  if (event.event === "progress") assertProgress(data);
+  if (event.event === "preview") {
+    assertCount(data.step, 1, "step");
+    assert.equal(data.content_type, "image/png");
+  }
+  if (event.event === "finished") assertResult(data.result, event.job);
+  if (event.event === "failed") assertFields(data.error, ERROR, "an error");
+  return event;
+}
+
+/** Checks that events are numbered without a gap from `after + 1`, and that steps only grow. */
+export function assertNumbered(events, after = 0) {
+  assert.deepEqual(events.map(({ n }) => n), events.map((_, i) => after + i + 1));
+  for (const name of ["progress", "preview"]) {
+    const steps = events.filter(({ event }) => event === name).map(({ data }) => data.step);
+    assert.deepEqual(steps, [...new Set(steps)].sort((a, b) => a - b), `the steps of ${name}`);
+  }
+  const times = events.map(({ at }) => at);
+  assert.deepEqual(times, times.toSorted((a, b) => a - b));
+}
+
+/** Checks the events of a job from its first to its last. */
+export function assertWhole(events, last = "finished") {
+  events.forEach(assertEvent);
+  assertNumbered(events);
+  assert.equal(events[0].event, "queued");
+  assert.deepEqual(events.filter(({ event }) => LAST.includes(event)), [events.at(-1)], "one last event");
+  assert.equal(events.at(-1).event, last);
+  assert.equal(new Set(events.map(({ job }) => job)).size, 1);
+}
+
+/** Checks a model of `/v1/models`. */
+export function assertModel(model) {
+  assertFields(model, MODEL, "a model");
+  assert.ok(model.tasks.includes("image"));
+  for (const name of LIMITS.filter((name) => name !== "guidance_scale")) assertCount(model[name], 1, name);
+  assert.equal(typeof model.guidance_scale, "number");
+  assert.equal(model.width % model.multiple_of, 0);
+}

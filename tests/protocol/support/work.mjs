@@ -1,0 +1,43 @@
+/** What the tests have drawn. */
+
+import { randomInt } from "node:crypto";
+
+export const PROMPT = "a large red circle on a blue background";
+
+/** A step of this takes a large part of a second, so that a test can do something while it runs. */
+const SLOW = { steps: 100, width: 512, height: 512 };
+
+/** An `image` job that nobody has asked for before, so that it runs and is not found in the cache. */
+export function image(options = {}, fields = {}) {
+  return { kind: "image", prompt: PROMPT, options: { seed: randomInt(2 ** 47), steps: 4, ...options }, ...fields };
+}
+
+/** The same, so slow that it does not end by itself before the test does. */
+export function slow(options = {}, fields = {}) {
+  return image({ ...SLOW, ...options }, fields);
+}
+
+/** Submits a request over HTTP; answers the job. */
+export function submit(sango, request) {
+  return sango.api("v1/jobs", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(request),
+  });
+}
+
+/** Has a request drawn; answers the finished job. */
+export async function draw(sango, request) {
+  return sango.wait((await submit(sango, request)).id, "finished");
+}
+
+/** Keeps the server busy while `during` is done, so that jobs submitted meanwhile wait. */
+export async function whileBusy(sango, during) {
+  const { id } = await submit(sango, slow());
+  await sango.wait(id, "running");
+  try {
+    return await during(id);
+  } finally {
+    await sango.cancel(id);
+  }
+}
