@@ -4,7 +4,8 @@ CARGO ?= cargo
 # A newer Node fetched by scripts/setup, where the system's is too old, comes first.
 export PATH := $(CURDIR)/.cache/node/node_modules/node/bin:$(PATH)
 
-.PHONY: demo build web test lint test-rust test-train test-web test-browser bench bench-kernels parity-real train-amused
+.PHONY: demo build web test lint test-rust test-web test-browser test-protocol test-engine test-phoenix test-train \
+        bench bench-kernels bench-elixir parity-real train-amused
 
 demo: build ## build Sango and open the studio page
 	target/release/sango serve --open
@@ -20,7 +21,7 @@ web/dist/index.html: web/package-lock.json $(shell find web/src web/index.html w
 
 test: ## every check that runs without a GPU; installs what it needs on Debian and Ubuntu
 	@scripts/setup test
-	$(MAKE) lint test-rust test-web test-browser test-train
+	$(MAKE) lint test-rust test-web test-browser test-protocol test-engine test-phoenix test-train
 
 lint: web
 	$(CARGO) fmt --all --check
@@ -35,6 +36,18 @@ test-web: web
 test-browser: build
 	cd tests/browser && npm ci --silent --no-audit --no-fund && npm test --silent
 
+test-protocol: build ## docs/protocol.md, from the outside, against the gateway (docs/phoenix.md: against Phoenix)
+	cd tests/protocol && npm ci --silent --no-audit --no-fund && npm test --silent
+
+# Erlang warns, and prints question marks, unless the locale is UTF-8.
+test-engine test-phoenix bench-elixir: export LC_ALL = C.UTF-8
+
+test-engine: build ## the OTP application, on the NIF
+	cd elixir_app/engine && mix format --check-formatted && mix compile --warnings-as-errors && mix test
+
+test-phoenix: build ## the Phoenix application, where its packages can be had
+	@scripts/test-phoenix
+
 # sango-train alone needs libtorch, which scripts/libtorch unpacks from PyPI's wheels into .cache/.
 test-train:
 	LIBTORCH=$$(scripts/libtorch) $(CARGO) clippy --release -p sango-train --all-targets -- -D warnings
@@ -45,6 +58,10 @@ bench: build bench-kernels ## figures of docs/benchmarks.md: sango against diffu
 
 bench-kernels: ## GFLOP/s of the kernels over the models' own shapes
 	$(CARGO) run --release -p sango-kernels --example bench
+
+bench-elixir: ## what Erlang and the NIF add to a job and to an event
+	$(CARGO) build --release -p sango-jobs --example overhead
+	cd elixir_app/engine && MIX_ENV=prod mix run --no-start bench/overhead.exs
 
 parity-real: build ## compare with diffusers at the published sizes, random weights (needs the benchmark's Python)
 	$${SANGO_BENCH_PYTHON:-.cache/bench/bin/python} tests/parity/real_sizes.py --sango target/release/sango --work .cache/parity
