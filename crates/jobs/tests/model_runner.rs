@@ -55,6 +55,21 @@ fn text_becomes_the_same_picture_each_time() {
 }
 
 #[test]
+fn a_quick_model_shows_every_step_but_the_last() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(&models, folder.path());
+    let job = run(&engine, job("shapes/amused", json!({"steps": 12, "seed": 3})));
+    let events = engine.events_after(job.id, 0).unwrap();
+    let previews: Vec<_> = events
+        .iter()
+        .filter(|event| event.event.as_str() == "preview")
+        .map(|event| event.data["step"].clone())
+        .collect();
+    assert_eq!(previews, (1..12).collect::<Vec<_>>());
+}
+
+#[test]
 fn every_default_is_told_and_spelling_it_out_asks_for_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let engine = engine(&cases(), folder.path());

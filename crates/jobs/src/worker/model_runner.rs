@@ -20,8 +20,11 @@ use crate::{ErrorKind, ImageOptions, Job, JobError, JobKind, JobRequest};
 
 /// No side of a preview is longer.
 const PREVIEW_SIDE: u32 = 128;
-/// A preview decodes a whole picture. They may take this share of the time that the steps take.
+/// A preview decodes a whole picture. Those of a run may take this share of the time that its steps take.
 const PREVIEW_SHARE: f64 = 0.3;
+/// Until they have taken this long, they may take more: a quick model then shows every step, and its picture comes
+/// later by less than anybody minds.
+const PREVIEW_FREE: Duration = Duration::from_secs(1);
 
 /// Runs `image` jobs (text-to-image, image-to-image, inpainting) with the models of a folder. A model is loaded when it
 /// is first needed and kept.
@@ -176,9 +179,9 @@ impl Runner for ModelRunner {
                 return ControlFlow::Break(());
             }
             let before = Instant::now();
-            let stepping = began.elapsed().saturating_sub(spent).as_secs_f64();
+            let allowed = began.elapsed().saturating_sub(spent).mul_f64(PREVIEW_SHARE).max(PREVIEW_FREE);
             // The result follows the last step at once.
-            let wanted = event.step < event.total && spent.as_secs_f64() <= stepping * PREVIEW_SHARE;
+            let wanted = event.step < event.total && spent <= allowed;
             let preview = wanted.then(|| preview(event)).flatten();
             spent += before.elapsed();
             context.progress(event.step as u32, event.total as u32, preview.as_deref())
