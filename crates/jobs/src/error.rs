@@ -153,6 +153,18 @@ impl From<sango_media::MediaError> for JobError {
     }
 }
 
+impl From<sango_models::ModelError> for JobError {
+    fn from(error: sango_models::ModelError) -> Self {
+        use sango_models::ModelError as Model;
+        let kind = match &error {
+            Model::Request { .. } => ErrorKind::InvalidOption,
+            Model::Cancelled => ErrorKind::Cancelled,
+            _ => ErrorKind::ModelBroken,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

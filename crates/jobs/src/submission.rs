@@ -12,7 +12,7 @@ use crate::{ErrorKind, ImageOptions, JobError, JobKind, JobRequest, MediaRef};
 
 /// Characters a prompt may have. CLIP reads 77 tokens, so this is far more than it uses.
 pub const MAX_PROMPT_CHARS: usize = 2_000;
-const MAX_STEPS: u32 = 100;
+pub(crate) const MAX_STEPS: u32 = 100;
 const MAX_SIDE: u32 = 4_096;
 const MAX_NAME_CHARS: usize = 200;
 

@@ -25,10 +25,13 @@ pub mod clip;
 mod config;
 mod detect;
 mod error;
+mod folder;
 pub mod parity;
+pub mod pixels;
 
 pub use detect::{ModelKind, detect};
 pub use error::{ModelError, Result};
+pub use folder::ModelFolder;
 pub use sango_tensor::DType;
 
 /// How to load a model.

@@ -44,7 +44,7 @@ pub fn image(args: &BenchImageArgs, json: bool) -> anyhow::Result<()> {
     for run in 0..=args.runs {
         let started = Instant::now();
         let output = pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
-        let png = sango_media::encode_png(&pixels::tensor_to_image(&output.images)?, &[])?;
+        let png = sango_media::encode_png(&pixels::picture(&output.images)?, &[])?;
         let elapsed = started.elapsed();
         std::hint::black_box(png);
         if run > 0 {

@@ -2,6 +2,7 @@
 
 use crate::args::ModelsDir;
 use crate::{model_dir, report};
+use sango_models::ModelFolder;
 use serde::Serialize;
 use std::process::{Command, Stdio};
 
@@ -50,7 +51,7 @@ fn memory() -> Check {
 }
 
 fn models(args: &ModelsDir) -> Check {
-    let found = model_dir::models_dir(args.models.as_deref()).and_then(|root| Ok((model_dir::list(&root)?, root)));
+    let found = model_dir::models_dir(args.models.as_deref()).and_then(|root| Ok((ModelFolder::list(&root)?, root)));
     match found {
         Ok((models, root)) => {
             let names: Vec<String> = models.iter().map(|found| format!("{} ({})", found.name, found.kind)).collect();

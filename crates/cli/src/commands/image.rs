@@ -5,6 +5,7 @@ use crate::{model_dir, pixels, report};
 use anyhow::Context;
 use sango_media::{Filter, Limits, RgbImage};
 use sango_models::amused::{AmusedPipeline, AmusedRequest};
+use sango_models::pixels::to_tensor;
 use sango_models::{LoadOptions, ModelKind};
 use std::hash::{BuildHasher, Hasher};
 use std::ops::ControlFlow;
@@ -37,7 +38,7 @@ pub fn run(args: &ImageArgs, json: bool) -> anyhow::Result<()> {
         bar.set_length(step.total as u64);
         bar.set_position(step.step as u64);
         if args.animation.is_some() {
-            match step.preview().map_err(anyhow::Error::from).and_then(|preview| pixels::tensor_to_image(&preview)) {
+            match step.preview().map_err(anyhow::Error::from).and_then(|preview| pixels::picture(&preview)) {
                 Ok(frame) => frames.push(frame),
                 Err(error) => {
                     preview_failed = Some(error);
@@ -53,7 +54,7 @@ pub fn run(args: &ImageArgs, json: bool) -> anyhow::Result<()> {
     }
     let output = output?;
 
-    let picture = pixels::tensor_to_image(&output.images)?;
+    let picture = pixels::picture(&output.images)?;
     let seed_text = seed.to_string();
     let made_by = concat!("sango ", env!("CARGO_PKG_VERSION"));
     let notes = [("prompt", args.prompt.as_str()), ("seed", seed_text.as_str()), ("Software", made_by)];
@@ -105,12 +106,12 @@ fn request(args: &ImageArgs, pipeline: &AmusedPipeline) -> anyhow::Result<Amused
     };
     (request.width, request.height) = (Some(width as usize), Some(height as usize));
     let image = sango_media::resize(&image, width, height, Filter::Lanczos);
-    request.image = Some(pixels::image_to_tensor(&image)?);
+    request.image = Some(to_tensor(image.as_raw(), 3, image.dimensions())?);
     if let Some(path) = &args.mask {
         let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mask = sango_media::load_mask_bytes(&bytes, &limits)?;
         let mask = sango_media::resize_mask(&mask, width, height, Filter::Nearest);
-        request.mask = Some(pixels::mask_to_tensor(&mask)?);
+        request.mask = Some(to_tensor(mask.as_raw(), 1, mask.dimensions())?);
     }
     Ok(request)
 }

@@ -3,7 +3,7 @@
 use crate::args::ModelsCommand;
 use crate::{model_dir, report};
 use sango_models::amused::AmusedPipeline;
-use sango_models::{LoadOptions, ModelKind};
+use sango_models::{LoadOptions, ModelFolder, ModelKind};
 use serde_json::json;
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub fn run(command: ModelsCommand, json: bool) -> anyhow::Result<()> {
 
 fn list(root: Option<&Path>, json: bool) -> anyhow::Result<()> {
     let root = model_dir::models_dir(root)?;
-    let models = model_dir::list(&root)?;
+    let models = ModelFolder::list(&root)?;
     let rows: Vec<_> = models
         .iter()
         .map(|found| json!({ "name": found.name, "kind": found.kind.to_string(), "dir": found.dir }))

@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sango_media::{
-    Filter, Limits, Rgb, RgbImage, encode_png, fit_within, load_image_bytes, load_mask_bytes, preview_png,
-};
+use sango_media::{Filter, Limits, RgbImage, encode_png, fit_within, load_image_bytes, load_mask_bytes, preview_png};
+use sango_models::LoadOptions;
 use sango_models::amused::{AmusedPipeline, AmusedRequest, StepEvent};
-use sango_models::{LoadOptions, ModelError};
+use sango_models::pixels::{self, Rgb8};
 use sango_tensor::Tensor;
 
-use super::registry::{Entry, ModelFile, scan};
+use super::registry::{Entry, ModelFile, find, scan};
 use super::{ModelInfo, Output, Prepared, RunContext, Runner};
 use crate::{ErrorKind, ImageOptions, Job, JobError, JobKind, JobRequest};
 
@@ -58,25 +57,15 @@ impl ModelRunner {
         scan(&self.root)?.iter().try_for_each(|entry| self.hash(entry).map(drop))
     }
 
+    /// The model that a job means; the first one, if it names none.
     fn find(&self, wanted: Option<&str>) -> Result<Entry, JobError> {
-        let mut models = scan(&self.root)?;
-        let Some(wanted) = wanted else {
-            let message =
-                format!("there is no model in {}: put one there, or name another folder", self.root.display());
-            return if models.is_empty() {
-                Err(JobError::new(ErrorKind::NoModel, message))
-            } else {
-                Ok(models.swap_remove(0))
-            };
-        };
-        // A full name before a part of another's.
-        let exact = models.iter().position(|entry| entry.name == wanted);
-        match exact.or_else(|| models.iter().position(|entry| entry.answers_to(wanted))) {
-            Some(index) => Ok(models.swap_remove(index)),
-            None => {
-                let names = models.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>().join(", ");
-                Err(JobError::new(ErrorKind::UnknownModel, format!("there is no model `{wanted}`; there are: {names}")))
-            }
+        match wanted {
+            Some(wanted) => find(&self.root, wanted),
+            None => scan(&self.root)?.into_iter().next().ok_or_else(|| {
+                let root = self.root.display();
+                let message = format!("there is no model in {root}: put one there, or name another folder");
+                JobError::new(ErrorKind::NoModel, message)
+            }),
         }
     }
 
@@ -100,7 +89,7 @@ impl ModelRunner {
         // The old weights go before the new ones come.
         *slot = None;
         let began = Instant::now();
-        let pipeline = Arc::new(AmusedPipeline::load(&entry.dir, &self.options).map_err(model_error)?);
+        let pipeline = Arc::new(AmusedPipeline::load(&entry.dir, &self.options)?);
         tracing::info!("loaded {} in {:.1} s", entry.name, began.elapsed().as_secs_f64());
         *slot = Some(Loaded { files: entry.files.clone(), pipeline: Arc::clone(&pipeline) });
         Ok(pipeline)
@@ -186,7 +175,7 @@ impl Runner for ModelRunner {
             spent += before.elapsed();
             context.progress(event.step as u32, event.total as u32, preview.as_deref())
         });
-        let picture = pixels(&made.map_err(model_error)?.images)?;
+        let picture = picture(&made?.images)?;
         let options = serde_json::json!(job.request.options).to_string();
         let metadata = [("Software", "Sango"), ("prompt", job.request.prompt.as_str()), ("options", options.as_str())];
         Ok(Output { content_type: "image/png".into(), bytes: encode_png(&picture, &metadata)? })
@@ -242,12 +231,12 @@ fn amused_request(job: &Job) -> Result<AmusedRequest, JobError> {
     if let Some(path) = &job.image {
         let picture = load_image_bytes(&upload(path)?, &limits)?;
         let picture = sango_media::resize(&picture, width, height, Filter::Lanczos);
-        request.image = Some(planes(picture.as_raw(), 3, (width, height))?);
+        request.image = Some(pixels::to_tensor(picture.as_raw(), 3, (width, height))?);
     }
     if let Some(path) = &job.mask {
         let mask = load_mask_bytes(&upload(path)?, &limits)?;
         let mask = sango_media::resize_mask(&mask, width, height, Filter::Nearest);
-        request.mask = Some(planes(mask.as_raw(), 1, (width, height))?);
+        request.mask = Some(pixels::to_tensor(mask.as_raw(), 1, (width, height))?);
     }
     Ok(request)
 }
@@ -256,44 +245,17 @@ fn upload(path: &Path) -> Result<Vec<u8>, JobError> {
     fs::read(path).map_err(|error| JobError::new(ErrorKind::Storage, format!("an upload is gone: {error}")))
 }
 
-/// Interleaved bytes to `[1, channels, H, W]` in 0..1.
-fn planes(bytes: &[u8], channels: usize, (width, height): (u32, u32)) -> Result<Tensor, JobError> {
-    let plane = |channel| bytes.iter().skip(channel).step_by(channels).map(|&byte| f32::from(byte) / 255.0);
-    let values = (0..channels).flat_map(plane).collect();
-    Tensor::from_vec(values, &[1, channels, height as usize, width as usize]).map_err(tensor_error)
-}
-
-/// The first picture of `[B, 3, H, W]` in 0..1.
-fn pixels(images: &Tensor) -> Result<RgbImage, JobError> {
-    let &[_, 3, height, width] = images.shape() else {
-        let message = format!("the model gave pictures of shape {:?}", images.shape());
-        return Err(JobError::new(ErrorKind::Internal, message));
-    };
-    let values = images.as_f32().map_err(tensor_error)?;
-    Ok(RgbImage::from_fn(width as u32, height as u32, |x, y| {
-        let at = y as usize * width + x as usize;
-        Rgb([0, 1, 2].map(|channel| (values[channel * height * width + at] * 255.0).round() as u8))
-    }))
+/// The first of a model's pictures.
+fn picture(images: &Tensor) -> Result<RgbImage, JobError> {
+    let Rgb8 { width, height, bytes } = pixels::to_rgb8(images)?;
+    RgbImage::from_raw(width, height, bytes)
+        .ok_or_else(|| JobError::new(ErrorKind::Internal, format!("too few pixels for {width}x{height}")))
 }
 
 fn preview(event: &StepEvent<'_>) -> Option<Vec<u8>> {
-    let drawn =
-        event.preview().map_err(model_error).and_then(|images| Ok(preview_png(&pixels(&images)?, PREVIEW_SIDE)?));
+    let drawn: Result<_, JobError> = (|| Ok(preview_png(&picture(&event.preview()?)?, PREVIEW_SIDE)?))();
     // The picture matters more than the news of it.
     drawn.inspect_err(|error| tracing::warn!("no preview: {error}")).ok()
-}
-
-fn tensor_error(error: sango_tensor::TensorError) -> JobError {
-    JobError::new(ErrorKind::Internal, error.to_string())
-}
-
-fn model_error(error: ModelError) -> JobError {
-    let kind = match &error {
-        ModelError::Request { .. } => ErrorKind::InvalidOption,
-        ModelError::Cancelled => ErrorKind::Cancelled,
-        _ => ErrorKind::ModelBroken,
-    };
-    JobError::new(kind, error.to_string())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

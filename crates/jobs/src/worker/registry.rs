@@ -5,17 +5,15 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use sango_models::ModelKind;
-use serde_json::Value;
+use sango_models::amused::AmusedSettings;
+use sango_models::{ModelFolder, ModelKind};
 use sha2::{Digest, Sha256};
 
-use crate::submission::hex;
+use crate::submission::{MAX_STEPS, hex};
 use crate::{ErrorKind, JobError};
 
-/// How deep below the models folder a model may lie (`models/shapes/amused`).
+/// How deep below a model's folder a file that belongs to it may lie.
 const DEPTH: u32 = 2;
-/// The longest side of the token grid that `sango-models` runs.
-const MAX_SIDE_TOKENS: u32 = 64;
 
 /// A model folder, and what its configuration files say.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,11 +43,6 @@ pub(super) struct ModelFile {
 }
 
 impl Entry {
-    /// Whether a job that names `wanted` means this model: by its name, the last part of it, or its kind.
-    pub(super) fn answers_to(&self, wanted: &str) -> bool {
-        self.name == wanted || self.name.rsplit('/').next() == Some(wanted) || self.kind.to_string() == wanted
-    }
-
     /// Size of the weights.
     pub(super) fn bytes(&self) -> u64 {
         let weights = self.files.iter().filter(|file| file.path.extension().is_some_and(|e| e == "safetensors"));
@@ -81,65 +74,47 @@ impl Entry {
 /// Every model in the folder, by name. A folder that holds a model which cannot be read is left out with a warning, so
 /// that one damaged download does not stop the others.
 pub(super) fn scan(root: &Path) -> Result<Vec<Entry>, JobError> {
-    let mut found = Vec::new();
-    let mut pending = vec![(root.to_owned(), 0)];
-    while let Some((dir, depth)) = pending.pop() {
-        if let Ok(kind) = sango_models::detect(&dir) {
-            match read(root, &dir, kind) {
-                Ok(entry) => found.push(entry),
-                Err(error) => tracing::warn!("left out: {error}"),
-            }
-        } else if depth < DEPTH {
-            let entries = fs::read_dir(&dir).map_err(|error| {
-                let message = format!("cannot list the models folder {}: {error}", dir.display());
-                JobError::new(ErrorKind::NoModel, message)
-            })?;
-            pending.extend(entries.flatten().map(|entry| (entry.path(), depth + 1)).filter(|(path, _)| path.is_dir()));
-        }
-    }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
+    let read = |folder| read(folder).inspect_err(|error| tracing::warn!("left out: {error}")).ok();
+    Ok(list(root)?.into_iter().filter_map(read).collect())
 }
 
-fn read(root: &Path, dir: &Path, kind: ModelKind) -> Result<Entry, JobError> {
-    let mut name = dir.strip_prefix(root).unwrap_or(dir).to_string_lossy().replace('\\', "/");
-    if name.is_empty() {
-        // The models folder is itself the model.
-        name = dir.file_name().map_or_else(|| kind.to_string(), |name| name.to_string_lossy().into_owned());
+/// The model that a job means: by its name, the last part of it, or its kind.
+pub(super) fn find(root: &Path, wanted: &str) -> Result<Entry, JobError> {
+    let models = list(root)?;
+    match ModelFolder::find(&models, wanted) {
+        Some(folder) => read(folder.clone()),
+        None => {
+            let message = format!("there is no model `{wanted}`; there are: {}", ModelFolder::names(&models));
+            Err(JobError::new(ErrorKind::UnknownModel, message))
+        }
     }
-    let transformer = json(&dir.join("transformer/config.json"))?;
-    let vqvae = json(&dir.join("vqvae/config.json"))?;
-    let number = |key: &str, default: u64| transformer[key].as_u64().unwrap_or(default).clamp(1, 1 << 16) as u32;
-    // Every level of the VQ model but the last halves the picture.
-    let levels = vqvae["block_out_channels"].as_array().map_or(1, Vec::len).clamp(1, 8) as u32;
-    let scale_factor = 1 << (levels - 1);
-    let side = number("sample_size", 64) * scale_factor;
-    let halves = transformer["downsample"].as_bool().unwrap_or(false);
-    let given = match dir.join("sango.json") {
-        path if path.is_file() => json(&path)?,
-        _ => Value::Null,
-    };
-    let mut files = Vec::new();
-    list_files(dir, 0, &mut files)?;
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Entry {
-        name,
-        dir: dir.to_owned(),
-        kind,
-        side,
-        multiple_of: scale_factor * if halves { 2 } else { 1 },
-        largest: scale_factor * MAX_SIDE_TOKENS,
-        steps: given["steps"].as_u64().map_or(12, |steps| steps.clamp(1, 100) as u32),
-        // As `sango-models` has it: 4 is amused-256's best, larger models keep the pipeline's 10.
-        guidance_scale: given["guidance_scale"].as_f64().unwrap_or(if side <= 256 { 4.0 } else { 10.0 }),
-        temperature: serde_json::from_value(given["temperature"].clone()).unwrap_or([2.0, 0.0]),
-        files,
+}
+
+fn list(root: &Path) -> Result<Vec<ModelFolder>, JobError> {
+    ModelFolder::list(root).map_err(|error| {
+        let message = format!("cannot list the models folder {}: {error}", root.display());
+        JobError::new(ErrorKind::NoModel, message)
     })
 }
 
-fn json(path: &Path) -> Result<Value, JobError> {
-    let text = fs::read_to_string(path).map_err(|error| broken(path, &error))?;
-    serde_json::from_str(&text).map_err(|error| broken(path, &error))
+fn read(ModelFolder { name, dir, kind }: ModelFolder) -> Result<Entry, JobError> {
+    let settings = AmusedSettings::read(&dir)?;
+    let mut files = Vec::new();
+    list_files(&dir, 0, &mut files)?;
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Entry {
+        name,
+        dir,
+        kind,
+        side: settings.side as u32,
+        multiple_of: settings.size_multiple as u32,
+        largest: settings.largest_side as u32,
+        // A default that a job could not spell out would be none.
+        steps: (settings.steps as u32).min(MAX_STEPS),
+        guidance_scale: settings.guidance_scale,
+        temperature: settings.temperature,
+        files,
+    })
 }
 
 fn list_files(dir: &Path, depth: u32, files: &mut Vec<ModelFile>) -> Result<(), JobError> {
@@ -171,9 +146,16 @@ mod tests {
 
     fn model(dir: &Path) {
         write(&dir.join("model_index.json"), r#"{"_class_name": "AmusedPipeline"}"#);
-        write(&dir.join("transformer/config.json"), r#"{"sample_size": 8, "downsample": true}"#);
+        let transformer = r#"{"sample_size": 8, "downsample": true, "upsample": true}"#;
+        write(&dir.join("transformer/config.json"), transformer);
         write(&dir.join("transformer/model.safetensors"), "weights");
-        write(&dir.join("vqvae/config.json"), r#"{"block_out_channels": [8, 8, 8]}"#);
+        let vqvae = serde_json::json!({
+            "block_out_channels": [32, 32, 32],
+            "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+            "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"],
+            "lookup_from_codebook": true,
+        });
+        write(&dir.join("vqvae/config.json"), &vqvae.to_string());
     }
 
     #[test]
@@ -191,7 +173,13 @@ mod tests {
         assert_eq!((entry.name.as_str(), entry.side, entry.multiple_of), ("shapes/amused", 32, 8));
         assert_eq!((entry.steps, entry.guidance_scale, entry.bytes()), (6, 2.5, 7));
         assert_eq!(entry.temperature, [1.0, 0.5]);
-        assert!(entry.answers_to("shapes/amused") && entry.answers_to("amused") && !entry.answers_to("shapes"));
+        for name in ["shapes/amused", "amused"] {
+            assert_eq!(find(folder.path(), name).as_ref(), Ok(entry));
+        }
+        let error = find(folder.path(), "shapes").unwrap_err();
+        assert!(error.kind == ErrorKind::UnknownModel && error.message.contains("shapes/amused"), "{error}");
+        let error = find(folder.path(), "broken").unwrap_err();
+        assert!(error.kind == ErrorKind::ModelBroken && error.message.contains("vqvae/config.json"), "{error}");
 
         fs::remove_file(folder.path().join("shapes/amused/sango.json")).unwrap();
         let alone = scan(&folder.path().join("shapes/amused")).unwrap();

@@ -6,7 +6,6 @@
 
 mod ada_norm;
 mod attention;
-mod defaults;
 mod denoise;
 mod noise;
 mod picture;
@@ -14,6 +13,7 @@ mod pipeline;
 mod request;
 mod resnet;
 mod scheduler;
+mod settings;
 mod transformer_block;
 mod uvit_2d;
 mod uvit_block;
@@ -29,6 +29,7 @@ pub use noise::StepNoise;
 pub use pipeline::{AmusedOutput, AmusedPipeline, AmusedSummary, Timings};
 pub use request::{AmusedRequest, MicroConditioning, Prompts};
 pub use scheduler::{AmusedScheduler, MaskingSchedule, Progress};
+pub use settings::AmusedSettings;
 pub use uvit_2d::{UVit2DConditioning, UVit2DModel};
 pub use uvit_config::UVit2DConfig;
 pub use vq_config::VQConfig;

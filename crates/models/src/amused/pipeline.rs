@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use sango_tensor::{DType, Tensor};
 use serde::Serialize;
 
-use super::defaults::Defaults;
 use super::denoise::{Canvas, NoiseSource, Plan, StepEvent, denoise};
 use super::noise::generator;
 use super::picture::{prepare_image, prepare_mask, size_of, to_output};
 use super::request::{AmusedRequest, Prompts};
 use super::scheduler::{AmusedScheduler, MaskingSchedule};
+use super::settings::AmusedSettings;
 use super::uvit_2d::{UVit2DConditioning, UVit2DModel};
 use super::uvit_config::UVit2DConfig;
 use super::vq_config::VQConfig;
@@ -30,7 +30,7 @@ pub struct AmusedPipeline {
     pub(super) transformer: UVit2DModel,
     pub(super) vqvae: VQModel,
     pub(super) scheduler: AmusedScheduler,
-    pub(super) defaults: Defaults,
+    pub(super) settings: AmusedSettings,
     summary: AmusedSummary,
 }
 
@@ -145,22 +145,20 @@ impl AmusedPipeline {
         if options.eager {
             vqvae.load_encoder()?;
         }
-        let scale_factor = vqvae.config().scale_factor();
-        let side = transformer.config().sample_size * scale_factor;
-        let defaults = Defaults::read(dir, side)?;
+        let settings = AmusedSettings::of(dir, transformer.config(), vqvae.config())?;
         let summary = AmusedSummary {
             name: dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-            width: side,
-            height: side,
-            scale_factor,
-            size_multiple: scale_factor * if transformer.config().downsample { 2 } else { 1 },
+            width: settings.side,
+            height: settings.side,
+            scale_factor: settings.scale_factor,
+            size_multiple: settings.size_multiple,
             codebook_size: transformer.config().codebook_size,
-            steps: defaults.steps,
-            guidance_scale: defaults.guidance_scale,
+            steps: settings.steps,
+            guidance_scale: settings.guidance_scale as f32,
             parameters: text_encoder.parameters() + transformer.parameters() + vqvae.parameters(),
             dtype: if options.dtype == DType::BF16 { "bf16" } else { "f32" },
         };
-        Ok(Self { text_encoder, tokenizer, transformer, vqvae, scheduler, defaults, summary })
+        Ok(Self { text_encoder, tokenizer, transformer, vqvae, scheduler, settings, summary })
     }
 
     /// What the model is and its defaults.
@@ -188,10 +186,10 @@ impl AmusedPipeline {
     ) -> Result<AmusedOutput> {
         request.validate()?;
         let (height, width) = self.size(request)?;
-        let steps = request.steps.unwrap_or(self.defaults.steps);
+        let steps = request.steps.unwrap_or(self.settings.steps);
         let run = first_step(request, steps)?..steps;
         let started = Instant::now();
-        let guidance = request.guidance_scale.unwrap_or(self.defaults.guidance_scale);
+        let guidance = request.guidance_scale.unwrap_or(self.settings.guidance_scale as f32);
         let guidance_scale = (guidance > 1.0).then_some(guidance);
         let conditionings = self.encode_prompts(request, guidance_scale.is_some(), (width, height))?;
         let mut timings = Timings { text_encoder: started.elapsed(), ..Timings::default() };
@@ -205,11 +203,12 @@ impl AmusedPipeline {
                 self.mask_for_strength(picture, run.start, steps, rng);
             }
         }
+        let [start_temperature, end_temperature] = self.settings.temperature;
         let plan = Plan {
             scheduler,
             run,
             steps,
-            temperature: request.temperature.unwrap_or(self.defaults.temperature),
+            temperature: request.temperature.unwrap_or((start_temperature as f32, end_temperature as f32)),
             starting_mask_ratio,
             guidance_scale,
             conditionings: &conditionings,
@@ -283,13 +282,12 @@ impl AmusedPipeline {
 
     /// Height and width of the pictures.
     fn size(&self, request: &AmusedRequest) -> Result<(usize, usize)> {
-        let multiple = self.summary.size_multiple;
+        let (multiple, largest) = (self.settings.size_multiple, self.settings.largest_side);
         let (default_height, default_width) = match &request.image {
             Some(image) => size_of(image, multiple)?,
             None => (self.summary.height, self.summary.width),
         };
         let check = |field: &'static str, value: usize| {
-            let largest = MAX_SIDE_TOKENS * self.summary.scale_factor;
             if value == 0 || !value.is_multiple_of(multiple) || value > largest {
                 let below = (value - value % multiple).clamp(multiple, largest);
                 let detail =
@@ -359,9 +357,6 @@ impl AmusedPipeline {
         Ok(Tensor::from_i64(ids.concat(), &[texts.len(), tokenizer.model_max_length()])?)
     }
 }
-
-/// The longest side of the token grid that is run: attention grows with the fourth power of it.
-const MAX_SIDE_TOKENS: usize = 64;
 
 /// The first step that is made: fewer are needed the closer the result is to stay to the image.
 fn first_step(request: &AmusedRequest, steps: usize) -> Result<usize> {

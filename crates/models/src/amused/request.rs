@@ -2,7 +2,7 @@
 
 use sango_tensor::Tensor;
 
-use super::defaults::{MAX_GUIDANCE, MAX_STEPS};
+use super::settings::{MAX_GUIDANCE, MAX_STEPS};
 use crate::error::{ModelError, Result};
 
 /// Prompts as text, or as token ids where a caller tokenizes (or measures without a tokenizer).
