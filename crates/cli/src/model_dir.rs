@@ -27,6 +27,7 @@ pub fn models_dir(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 /// The folder of `model` (a path, or a name as [`ModelFolder::find`] takes it); without `model`, the first one of `kind`.
 pub fn resolve(model: Option<&str>, root: Option<&Path>, kind: ModelKind) -> anyhow::Result<PathBuf> {
     if let Some(dir) = model.map(Path::new).filter(|dir| dir.is_dir()) {
+        sango_models::detect(dir)?;
         return Ok(dir.to_path_buf());
     }
     let root = models_dir(root)?;

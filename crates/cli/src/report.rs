@@ -16,11 +16,25 @@ pub fn result(json: bool, value: &impl Serialize, text: impl FnOnce() -> String)
 /// Prints an error and the chain of its causes on standard error; as JSON on standard output where that was asked for,
 /// so that a script reads one stream.
 pub fn failure(error: &anyhow::Error, json: bool) {
+    let message = message(error);
     if json {
-        println!("{}", serde_json::json!({ "error": { "message": format!("{error:#}") } }));
+        println!("{}", serde_json::json!({ "error": { "message": message } }));
     } else {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {message}");
     }
+}
+
+/// An error and its causes on one line. Many an error tells its cause already, which is not said twice.
+fn message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.ends_with(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
 }
 
 /// A bar of `total` steps; silent when output is JSON or not a terminal.
@@ -53,6 +67,16 @@ pub fn peak_rss_mb() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::other("no such file");
+        assert_eq!(message(&anyhow::Error::new(cause()).context("a.png: no such file")), "a.png: no such file");
+        assert_eq!(
+            message(&anyhow::Error::new(cause()).context("cannot read a.png")),
+            "cannot read a.png: no such file"
+        );
+    }
 
     #[test]
     fn medians_of_odd_even_and_no_values() {

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::MediaError;
 
 /// Writes `bytes` to a temporary file beside `path`, syncs it and renames it over `path`, so that a reader, a crash or a
-/// full disk never leaves half a file there.
+/// full disk never leaves half a file there. A symbolic link stays, and its target is replaced; a device or a pipe is
+/// written to.
 ///
 /// # Errors
 /// [`MediaError::DiskFull`] when there is no room, [`MediaError::Io`] otherwise (a missing folder, no permission).
@@ -19,15 +20,20 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), MediaError> {
     let Some(name) = path.file_name() else {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "this is not a file name")));
     };
+    // A device or a pipe has no old content to keep, and a rename would put a file in its place.
+    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        return File::options().write(true).open(path).and_then(|mut file| file.write_all(bytes)).map_err(failed);
+    }
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     // Process id and counter: two writers of one path must not share a temporary file.
     let mut temporary_name = std::ffi::OsString::from(".");
     temporary_name.push(name);
     temporary_name.push(format!(".{}.{}.part", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
-    let temporary = path.with_file_name(temporary_name);
+    let temporary = target.with_file_name(temporary_name);
 
     let written = File::create(&temporary)
         .and_then(|mut file| write_and_sync(&mut file, bytes))
-        .and_then(|()| fs::rename(&temporary, path));
+        .and_then(|()| fs::rename(&temporary, &target));
     written.map_err(|source| {
         // It may never have been created; the first error is the one that matters.
         let _ = fs::remove_file(&temporary);
@@ -61,6 +67,33 @@ mod tests {
         let error = write_atomic(&path, b"bytes").unwrap_err();
         assert!(matches!(&error, MediaError::Io { path: p, .. } if *p == path), "{error}");
         assert!(matches!(write_atomic(Path::new("/"), b"bytes"), Err(MediaError::Io { .. })));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_plain_file_stays_what_it_is() {
+        use std::io::Read;
+        use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, symlink};
+
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, link, target) =
+            (folder.path().join("pipe"), folder.path().join("link"), folder.path().join("target"));
+        let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+        // SAFETY: the name is a C string that lives through the call.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let mut reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&pipe).unwrap();
+        write_atomic(&pipe, b"bytes").unwrap();
+        let mut read = [0; 5];
+        reader.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"bytes");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+
+        fs::write(&target, b"old").unwrap();
+        symlink(&target, &link).unwrap();
+        write_atomic(&link, b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert!(write_atomic(folder.path(), b"bytes").is_err(), "a folder is neither");
     }
 
     #[cfg(target_os = "linux")]

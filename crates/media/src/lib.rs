@@ -21,6 +21,6 @@ pub use atomic::write_atomic;
 pub use error::MediaError;
 pub use gif_file::encode_gif;
 pub use image::{GrayImage, Rgb, RgbImage};
-pub use load::{Limits, MediaFormat, Probe, load_image, load_image_bytes, load_mask_bytes, probe};
+pub use load::{Limits, MediaFormat, Probe, load_image, load_image_bytes, load_mask, load_mask_bytes, probe};
 pub use png_file::{encode_png, save_png};
 pub use resize::{Filter, fit_within, preview_png, resize, resize_mask};

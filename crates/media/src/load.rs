@@ -118,6 +118,18 @@ pub fn load_mask_bytes(bytes: &[u8], limits: &Limits) -> Result<GrayImage, Media
 /// # Errors
 /// As [`load_image_bytes`], and [`MediaError::Io`] with the path.
 pub fn load_image(path: &Path, limits: &Limits) -> Result<RgbImage, MediaError> {
+    load_image_bytes(&read(path, limits)?, limits)
+}
+
+/// [`load_mask_bytes`] for a file, of which no more than `limits.max_bytes` are read.
+///
+/// # Errors
+/// As [`load_image`].
+pub fn load_mask(path: &Path, limits: &Limits) -> Result<GrayImage, MediaError> {
+    load_mask_bytes(&read(path, limits)?, limits)
+}
+
+fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, MediaError> {
     let io = |source| MediaError::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(io)?;
     let announced = file.metadata().map_err(io)?.len();
@@ -127,7 +139,7 @@ pub fn load_image(path: &Path, limits: &Limits) -> Result<RgbImage, MediaError> 
     // A pipe or a growing file announces nothing true, so the read is bounded as well.
     let mut bytes = Vec::new();
     file.take(limits.max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
-    load_image_bytes(&bytes, limits)
+    Ok(bytes)
 }
 
 fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(MediaFormat, impl ImageDecoder + 'a), MediaError> {
@@ -261,6 +273,8 @@ mod tests {
         assert!(matches!(load_image(&path, &small), Err(MediaError::TooManyBytes { .. })));
         let missing = load_image(&folder.path().join("none.png"), &small).unwrap_err();
         assert!(missing.to_string().contains("none.png"));
+        assert_eq!(load_mask(&path, &Limits::default()).unwrap().dimensions(), (8, 8));
+        assert!(matches!(load_mask(&path, &small), Err(MediaError::TooManyBytes { .. })));
     }
 
     proptest! {

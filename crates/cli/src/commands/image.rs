@@ -2,8 +2,7 @@
 
 use crate::args::{ImageArgs, Size};
 use crate::{model_dir, pixels, report};
-use anyhow::Context;
-use sango_media::{Filter, Limits, RgbImage};
+use sango_media::{Filter, Limits, MediaError, RgbImage};
 use sango_models::amused::{AmusedPipeline, AmusedRequest};
 use sango_models::pixels::to_tensor;
 use sango_models::{LoadOptions, ModelKind};
@@ -19,6 +18,7 @@ const FRAME: Duration = Duration::from_millis(250);
 pub fn run(args: &ImageArgs, json: bool) -> anyhow::Result<()> {
     let started = Instant::now();
     check_writable(&args.output)?;
+    args.animation.as_deref().map_or(Ok(()), check_writable)?;
     let dir = model_dir::resolve(args.model.as_deref(), args.models_dir.models.as_deref(), ModelKind::Amused)?;
     let pipeline = AmusedPipeline::load(&dir, &LoadOptions::new(args.dtype.into()))?;
     let load = started.elapsed();
@@ -94,7 +94,7 @@ fn request(args: &ImageArgs, pipeline: &AmusedPipeline) -> anyhow::Result<Amused
     let Some(path) = &args.image else { return Ok(request) };
 
     let limits = Limits::default();
-    let image = sango_media::load_image(path, &limits)?;
+    let image = sango_media::load_image(path, &limits).map_err(|error| about("--image", path, error))?;
     let Size { width, height } = args.size.unwrap_or_else(|| {
         let model = pipeline.summary();
         Size { width: model.width, height: model.height }
@@ -108,12 +108,20 @@ fn request(args: &ImageArgs, pipeline: &AmusedPipeline) -> anyhow::Result<Amused
     let image = sango_media::resize(&image, width, height, Filter::Lanczos);
     request.image = Some(to_tensor(image.as_raw(), 3, image.dimensions())?);
     if let Some(path) = &args.mask {
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mask = sango_media::load_mask_bytes(&bytes, &limits)?;
+        let mask = sango_media::load_mask(path, &limits).map_err(|error| about("--mask", path, error))?;
         let mask = sango_media::resize_mask(&mask, width, height, Filter::Nearest);
         request.mask = Some(to_tensor(mask.as_raw(), 1, mask.dimensions())?);
     }
     Ok(request)
+}
+
+/// Says which option and which file an error is about, as two may be given.
+fn about(option: &str, path: &Path, error: MediaError) -> anyhow::Error {
+    let context = match error {
+        MediaError::Io { .. } => option.to_owned(), // It names the file itself.
+        _ => format!("{option} {}", path.display()),
+    };
+    anyhow::Error::new(error).context(context)
 }
 
 /// Fails before any work where the picture could not be saved in the end.

@@ -68,8 +68,10 @@ defmodule Sango.ShutdownTest do
     {:ok, engine} = Sango.Native.open(%{models_dir: models, data_dir: data}, self())
     job = %{kind: "image", prompt: "a", options: %{steps: 100}}
     {:ok, {%{"id" => id}, true}} = Sango.Native.submit(engine, job)
-    {:ok, _} = Sango.Native.subscribe(engine, id, 0, self(), :tag)
-    {:ok, _} = Sango.Native.watch(engine, self(), :tag)
+    {:ok, subscription} = Sango.Native.subscribe(engine, id, 0, self(), :tag)
+    {:ok, watch} = Sango.Native.watch(engine, self(), :tag)
+    # A handle that nobody keeps ends with the next garbage collection.
+    Process.put(:kept, [engine, subscription, watch])
     receive do: ({:sango_event, :tag, %{"event" => "progress"}} -> :ok)
     System.halt(7)
     """

@@ -28,7 +28,7 @@ defmodule SangoWeb.EnvironmentTest do
       "SANGO_MAX_UNFINISHED" => "99",
       "SANGO_MAX_PER_CLIENT" => "9",
       "SANGO_KEEP_JOBS" => "5",
-      "HOME" => "/root"
+      "HOME" => "/home/sango"
     }
 
     %{engine: engine, endpoint: endpoint, web: web} = Environment.read!(variables, :prod)
