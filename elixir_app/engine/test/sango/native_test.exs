@@ -57,8 +57,9 @@ defmodule Sango.NativeTest do
 
     # It still works.
     {:ok, {%{"id" => id}, true}} = Native.submit(engine, picture(seed: between(1, 1_000_000)))
-    {:ok, _} = Native.subscribe(engine, id, 0, self(), :last)
+    {:ok, subscription} = Native.subscribe(engine, id, 0, self(), :last)
     assert_receive {:sango_end, :last}, 30_000
+    :ok = Native.unsubscribe(subscription)
     :ok = Native.close(engine)
   end
 
@@ -253,10 +254,11 @@ defmodule Sango.NativeTest do
         {engine, id}
       end)
 
-    {:ok, _} = Native.subscribe(engine, id, 0, self(), :tag)
+    {:ok, subscription} = Native.subscribe(engine, id, 0, self(), :tag)
     assert_receive {:sango_event, :tag, %{"event" => "progress"}}, 30_000
     Process.exit(owner, :kill)
     assert_receive {:sango_end, :tag}, 30_000
+    :ok = Native.unsubscribe(subscription)
     eventually(fn -> assert {:error, {"shutting_down", _, 503}} = Native.get(engine, id) end)
 
     engine = reopen(data)
