@@ -121,7 +121,10 @@ const BODIES = {
     "JSON and more": { json: `${JSON.stringify(image())} {}` },
     "null": { json: "null" },
     "a list": { json: JSON.stringify(["image", null, PROMPT]) },
-    "bytes that are not UTF-8": { body: Buffer.from('{"kind": "image", "prompt": "\xff"}', "latin1"), headers: { "content-type": "application/json" } },
+    "bytes that are not UTF-8": {
+      body: Buffer.from('{"kind": "image", "prompt": "\xff"}', "latin1"),
+      headers: { "content-type": "application/json" },
+    },
     "half a surrogate pair": { json: '{"kind": "image", "prompt": "\\ud800"}' },
     "a number without end": { json: '{"kind": "image", "prompt": "x", "options": {"guidance_scale": 1e999}}' },
     "a hundred thousand brackets": { json: `{"kind": "image", "prompt": ${"[".repeat(100_000)}` },

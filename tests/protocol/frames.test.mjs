@@ -66,7 +66,8 @@ test("joining a topic twice closes the first join", async () => {
   assert.deepEqual((await line.next()).slice(0, 4), ["1", null, topic, "queued"]);
   line.send(["2", "2", topic, "phx_join", { after: 1 }]);
   const frames = [];
-  while (!frames.some(([joinRef, , , event]) => joinRef === "2" && event === "progress")) frames.push(await line.next());
+  const isStep = ([joinRef, , , event]) => joinRef === "2" && event === "progress";
+  while (!frames.some(isStep)) frames.push(await line.next());
   const [first, second] = ["1", "2"].map((ref) => frames.filter(([joinRef]) => joinRef === ref));
   assert.deepEqual(first.at(-1), ["1", "1", topic, "phx_close", {}], "the first join is told nothing more");
   assert.deepEqual([second[0][1], second[0][4].status], ["2", "ok"]);

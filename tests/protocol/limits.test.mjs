@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Sango } from "../support/sango.mjs";
+import { Sango, until } from "../support/sango.mjs";
 import { Client } from "./support/client.mjs";
 import { assertError, assertRefusal, assertRefused } from "./support/errors.mjs";
 import { ask } from "./support/http.mjs";
@@ -98,6 +98,25 @@ test("a frame has at most 56 MiB, and one that has more ends its own socket only
   const other = await Line.open(sango);
   assert.equal((await other.ask(null, "phoenix", "heartbeat", {})).status, "ok");
   await other.close();
+});
+
+test("a client that takes nothing for 30 seconds is let go, and holds nobody up until then", async () => {
+  const stuck = await Line.open(sango);
+  await stuck.join("studio");
+  const { sango_sockets: open } = await metrics(sango);
+  const since = Date.now();
+  stuck.pause();
+  // Far more than lies between the two: at some point the server can send no more.
+  for (let i = 0; i < 400; i++) stuck.send(["1", "x", "studio", "list", { limit: 200 }]);
+  await draw(sango, image());
+  assert.equal((await beating.join("studio")).status, "ok");
+  // The silent one may go meanwhile.
+  const others = () => open - (silent.closed === null ? 1 : 2);
+  await until("it is let go", async () => (await metrics(sango)).sango_sockets <= others());
+  const seconds = (Date.now() - since) / 1_000;
+  assert.ok(seconds > 29, `it was let go after ${seconds} s`);
+  stuck.resume();
+  await stuck.gone();
 });
 
 test("a socket that is silent for 90 seconds is closed, one with a heartbeat is not", async () => {

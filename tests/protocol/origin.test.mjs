@@ -67,7 +67,9 @@ test("the page under this machine's other names may, too", async () => {
   }
 });
 
-for (const host of ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "192.168.0.7", "[2001:db8::1]"]) {
+const REBOUND = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "192.168.0.7", "[2001:db8::1]"];
+
+for (const host of REBOUND) {
   test(`a name that is pointed at this machine is refused: ${host}`, async () => {
     for (const target of ["GET /v1/jobs", "GET /", "GET /v1/nothing", "DELETE /v1/jobs/nonsense"]) {
       const headers = { host: `${host}:${sango.port}`, origin: `http://${host}:${sango.port}` };

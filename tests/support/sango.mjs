@@ -4,7 +4,8 @@
  * - nothing: `sango serve` as `make build` leaves it, or the binary that `SANGO_BIN` names;
  * - `SANGO_SERVER`: a shell command that becomes another server (a script ends in `exec`), which finds its settings in
  *   `PORT`, `SANGO_DATA` and `SANGO_MODELS`;
- * - `SANGO_URL`: a server that runs already. Tests that stop it or look into its data folder are left out then.
+ * - `SANGO_URL`: a server that runs already and has nothing else to do. Tests that stop it or look into its data folder
+ *   are left out then.
  */
 
 import { spawn } from "node:child_process";
@@ -36,7 +37,7 @@ export async function freePort() {
   return port;
 }
 
-/** Asks again and again until the answer is truthy, and gives it back; complains about `what` when it takes too long. */
+/** Asks again and again until the answer is truthy, and gives it back; says what it waited for when that is in vain. */
 export async function until(what, ask, patience = PATIENCE) {
   const deadline = Date.now() + patience;
   for (;;) {
@@ -166,16 +167,6 @@ export class Sango {
       .split("\n")
       .filter((line) => line.startsWith("data:"))
       .map((line) => JSON.parse(line.slice("data:".length)));
-  }
-
-  /** Stops the process where it is; what it is sent meanwhile waits. */
-  freeze() {
-    this.#process.kill("SIGSTOP");
-  }
-
-  /** Lets the process go on. */
-  thaw() {
-    this.#process.kill("SIGCONT");
   }
 
   /** Ends the process: `SIGTERM` as an operator would, `SIGKILL` as a crash would. */

@@ -4,12 +4,13 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 
-const PROTOCOL = path.resolve(import.meta.dirname, "../../../docs/protocol.md");
+/** The text of docs/protocol.md. */
+export const PROTOCOL = readFileSync(path.resolve(import.meta.dirname, "../../../docs/protocol.md"), "utf8");
 
 /** Code to HTTP status. */
 export const STATUS = new Map(
   /\n## Errors\n(.*?)\n## /s
-    .exec(readFileSync(PROTOCOL, "utf8"))[1]
+    .exec(PROTOCOL)[1]
     .split("\n")
     .flatMap((line) => {
       const [, status, codes] = /^\| (\d{3}) \| (.*) \|$/.exec(line) ?? [];

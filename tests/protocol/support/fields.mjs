@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 
 const TIMES = ["created_at", "started_at", "finished_at"];
-const JOB = ["id", "kind", "model", "state", ...TIMES, "position", "progress", "result", "error", "last_event", "request"];
+const OUTCOME = ["progress", "result", "error", "last_event"];
+const JOB = ["id", "kind", "model", "state", ...TIMES, "position", ...OUTCOME, "request"];
 const REQUEST = ["kind", "model", "prompt", "options", "image", "mask", "priority"];
 const OPTIONS = ["negative_prompt", "steps", "guidance_scale", "seed", "width", "height", "temperature", "strength"];
 const MEDIA = ["sha256", "bytes", "content_type", "width", "height"];

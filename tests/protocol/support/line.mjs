@@ -73,6 +73,16 @@ export class Line {
     return this.ask(String(this.#refs + 1), topic, "phx_join", params);
   }
 
+  /** Takes nothing more from the server. */
+  pause() {
+    this.#socket.pause();
+  }
+
+  /** Takes what has come, and what comes. */
+  resume() {
+    this.#socket.resume();
+  }
+
   /** Waits until the server has closed the socket; answers the code. */
   async gone(patience = PATIENCE) {
     await until("the server closed the socket", () => this.closed !== null, patience);

@@ -14,7 +14,8 @@ export function openEvents(sango, id, { after, last, signal } = {}) {
 export async function* read(response) {
   assert.equal(response.status, 200);
   assert.match(response.headers.get("content-type"), /^text\/event-stream\b/);
-  for await (const frame of response.body.pipeThrough(new TextDecoderStream()).pipeThrough(new EventSourceParserStream())) {
+  const text = response.body.pipeThrough(new TextDecoderStream());
+  for await (const frame of text.pipeThrough(new EventSourceParserStream())) {
     const event = JSON.parse(frame.data);
     assert.equal(frame.id, String(event.n));
     assert.equal(frame.event, event.event);
