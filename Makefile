@@ -56,7 +56,7 @@ test-train:
 bench: build bench-kernels ## figures of docs/benchmarks.md: sango against diffusers
 	bench/run
 
-bench-kernels: ## GFLOP/s of the kernels over the models' own shapes
+bench-kernels: ## GFLOP/s of the kernels over the models' own shapes (torch: bench/kernels.py)
 	$(CARGO) run --release -p sango-kernels --example bench
 
 bench-elixir: ## what Erlang and the NIF add to a job and to an event

@@ -4,8 +4,10 @@
 
 use std::time::Instant;
 
+use half::bf16;
 use sango_kernels::{
-    Activation, Conv2dShape, Epilogue, Isa, PackedConv2d, PackedWeights, Precision, conv2d, gemm, pool,
+    Activation, AttentionMask, AttentionShape, Conv2dShape, Epilogue, Isa, PackedConv2d, PackedWeights, Precision,
+    Strides, attention, attention_bf16, conv2d, gemm, pool,
 };
 
 const ROUNDS: usize = 7;
@@ -77,6 +79,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut out = vec![0.0; pixels * c_out];
             let flops = 2 * pixels * c_in * c_out * kernel * kernel;
             measure(&name, flops, || Ok(conv2d(&x, &shape, &w, &Epilogue::default(), &mut out)?))?;
+        }
+    }
+    for (batch, heads, q_len, kv_len, head_dim) in
+        [(2, 16, 256, 256, 64), (2, 16, 256, 77, 64), (1, 12, 1024, 1024, 64), (1, 32, 2048, 2048, 64)]
+    {
+        let (q_strides, kv_strides) =
+            (Strides::heads_first(heads, q_len, head_dim), Strides::heads_first(heads, kv_len, head_dim));
+        let [q, k, v, out] = [q_strides, kv_strides, kv_strides, q_strides];
+        let shape = AttentionShape { batch, heads, kv_heads: heads, q_len, kv_len, head_dim, q, k, v, out };
+        let (scale, flops) = (0.125, 4 * batch * heads * q_len * kv_len * head_dim);
+        let [q, k, v] = [q_len, kv_len, kv_len].map(|length| noise(batch * heads * length * head_dim));
+        let name = |label: &str| format!("attention {label} {batch}x{heads} {q_len}x{kv_len}x{head_dim}");
+        if name("F32").contains(&filter) {
+            let mut out = vec![0.0; q.len()];
+            measure(&name("F32"), flops, || Ok(attention(&q, &k, &v, &shape, scale, AttentionMask::None, &mut out)?))?;
+        }
+        if name("Bf16").contains(&filter) {
+            let [q, k, v] = [q, k, v].map(|values| values.into_iter().map(bf16::from_f32).collect::<Vec<_>>());
+            let mut out = vec![bf16::ZERO; q.len()];
+            measure(&name("Bf16"), flops, || {
+                Ok(attention_bf16(&q, &k, &v, &shape, scale, AttentionMask::None, &mut out)?)
+            })?;
         }
     }
     Ok(())
