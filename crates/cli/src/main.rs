@@ -7,17 +7,18 @@ mod pixels;
 mod report;
 
 use clap::Parser;
+use std::io::IsTerminal;
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("SANGO_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,sango=info,sango_gateway=info")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+    // `hf_hub` logs what the command then fails of.
+    let filter = EnvFilter::try_from_env("SANGO_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,hf_hub=off,sango=info,sango_gateway=info"));
+    // Escapes belong on a terminal, not in a log file.
+    let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
     let json = cli.json;
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,

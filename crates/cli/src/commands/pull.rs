@@ -34,8 +34,29 @@ pub fn run(name: &str, models: Option<&Path>) -> anyhow::Result<PathBuf> {
         .ignore_patterns(vec!["**/*.fp16.safetensors".into(), "*.fp16.safetensors".into()])
         .local_dir(dir.clone())
         .send()
-        .with_context(|| format!("could not download {repository}"))?;
+        .map_err(|error| explain(repository, error))?;
+    sango_models::detect(&dir).context("downloaded, but not a model that can be run")?;
     Ok(dir)
+}
+
+/// What a failed download means for who asked for it.
+#[cfg(feature = "hub")]
+fn explain(repository: &str, error: hf_hub::HFError) -> anyhow::Error {
+    use hf_hub::HFError;
+
+    let error = match error {
+        // The Hub does not tell what is missing from what is private.
+        HFError::RepoNotFound { .. } | HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
+            return anyhow::anyhow!("there is no public model {repository}; check how it is spelled");
+        }
+        // Each error of the chain tells those below it, and the address again.
+        HFError::Request { .. } => anyhow::Error::msg(anyhow::Error::new(error).root_cause().to_string()),
+        error => error.into(),
+    };
+    error.context(format!(
+        "could not download {repository} (try again with a network, or fetch it any other way and name its folder \
+         with --model DIR)"
+    ))
 }
 
 /// The repository of a short name, or the repository itself.
