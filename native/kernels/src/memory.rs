@@ -48,19 +48,6 @@ impl AlignedBytes {
     }
 }
 
-/// Asks for the cache line at an address, which need not exist, to be brought into the L2 cache.
-#[inline(always)]
-pub(crate) fn prefetch_to_l2(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing that the program can see and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
-}
-
 /// Fresh pages, which the kernel hands out zeroed and page-aligned. Nothing is touched yet, so that the threads that
 /// first write them share the work.
 #[cfg(target_os = "linux")]

@@ -163,6 +163,7 @@ unsafe fn products(
                     row_strides: std::ptr::null(),
                     live: kernel.tile_rows.min(live - row),
                     panel: weights,
+                    ahead: weights,
                     tap_bytes: channels * PANEL * size_of::<f32>(),
                     sums: sums.add((point * task_tiles + row) * PANEL),
                     accumulate: block.channels.start > 0,

@@ -155,7 +155,7 @@ unsafe fn walk(tile: &Tile<'_>, mut segment: impl FnMut(usize, usize, *const u8,
         while channel < tile.block.channels.end {
             if steps == STEPS {
                 // SAFETY: these segments are filled in.
-                unsafe { run(segments[..filled].assume_init_ref(), tile.live, tile.sums, accumulate) };
+                unsafe { run(segments[..filled].assume_init_ref(), tile.live, tile.sums, accumulate, tile.ahead) };
                 (filled, steps, accumulate) = (0, 0, true);
             }
             let count = (tile.block.channels.end - channel).div_ceil(CHANNELS).min(STEPS - steps);
@@ -168,7 +168,7 @@ unsafe fn walk(tile: &Tile<'_>, mut segment: impl FnMut(usize, usize, *const u8,
     }
     if steps > 0 || !accumulate {
         // SAFETY: as above.
-        unsafe { run(segments[..filled].assume_init_ref(), tile.live, tile.sums, accumulate) };
+        unsafe { run(segments[..filled].assume_init_ref(), tile.live, tile.sums, accumulate, tile.ahead) };
     }
 }
 
@@ -186,8 +186,8 @@ pub(crate) unsafe fn multiply_rows(
 ) {
     let below = rows.wrapping_add(TILE * row_stride);
     let segment = Segment { rows: [rows, below], row_stride: [row_stride; 2], step: STEP_BYTES, panel, steps };
-    // SAFETY: passed on from the caller.
-    unsafe { run(&[segment], live, sums, accumulate) };
+    // SAFETY: passed on from the caller. What is multiplied here is in the cache already, so there is nothing to bring.
+    unsafe { run(&[segment], live, sums, accumulate, panel) };
 }
 
 /// Lays the rows of each step side by side, padded with zeros to whole tiles.
@@ -208,9 +208,11 @@ unsafe fn copy_rows(rows: *const *const u8, live: usize, offset: usize, steps: u
     }
 }
 
+/// Multiplies segments into `sums`. From `ahead` on, 128 bytes per step are brought into the L2 cache meanwhile.
+///
 /// # Safety
 /// Every segment's tiles are readable, `sums` has 32 rows (16 when no more are live); tiles are configured.
-unsafe fn run(segments: &[Segment], live: usize, sums: *mut f32, accumulate: bool) {
+unsafe fn run(segments: &[Segment], live: usize, sums: *mut f32, accumulate: bool, ahead: *const u8) {
     let (table, count) = (segments.as_ptr(), segments.len());
     // SAFETY: the caller's promise; the tile registers are used by nothing else.
     unsafe {
@@ -243,7 +245,10 @@ unsafe fn run(segments: &[Segment], live: usize, sums: *mut f32, accumulate: boo
                 "tileloadd tmm6, [{panel} + {stride}]",
                 "tileloadd tmm7, [{panel} + {stride} + 64]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
+                "prefetcht1 [{ahead}]",
                 "tileloadd tmm5, [{below} + {below_stride}]",
+                "prefetcht1 [{ahead} + 64]",
+                "add {ahead}, 128",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
@@ -273,6 +278,7 @@ unsafe fn run(segments: &[Segment], live: usize, sums: *mut f32, accumulate: boo
                 below_stride = out(reg) _,
                 step = out(reg) _,
                 panel = out(reg) _,
+                ahead = inout(reg) ahead => _,
                 options(nostack),
             );
         } else {

@@ -8,7 +8,6 @@ use std::ops::Range;
 
 use half::bf16;
 
-use crate::memory::prefetch_to_l2;
 use crate::pool::{num_threads, parallel_for};
 use crate::simd::Simd;
 use crate::{Isa, KernelError, scratch};
@@ -34,6 +33,9 @@ pub(crate) struct Tile<'a> {
     /// The panel, and the bytes of one tap of it.
     pub panel: *const u8,
     pub tap_bytes: usize,
+    /// Weights to bring into the L2 cache meanwhile, which need not exist: a share of those that the next block needs. Worth
+    /// it where the arithmetic is so quick that the hardware's own prefetching lags behind, on AMX.
+    pub ahead: *const u8,
     /// The block: all taps of `taps`, channels `channels` of each.
     pub block: &'a Block,
     /// `[live][32]` sums.
@@ -66,9 +68,6 @@ pub(crate) struct Kernel {
     pub multiply: unsafe fn(&Tile<'_>),
     /// Whether `multiply` reads [`Tile::row_strides`].
     pub strides: bool,
-    /// Whether the next block of the weights is asked for while one is multiplied: worth it where the arithmetic is so
-    /// quick that the hardware's own prefetching lags behind.
-    pub ahead: bool,
     /// What the task's thread has to do before the first and after the last tile.
     pub around: Option<Around>,
 }
@@ -132,14 +131,12 @@ pub(crate) fn kernel(precision: Precision, m: usize) -> Kernel {
         isa,
         multiply,
         strides: false,
-        ahead: false,
         around: None,
     };
     match (isa, precision) {
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx, _) => Kernel {
             strides: true,
-            ahead: true,
             // Every CPU with AMX has 2 MiB of L2 per core.
             resident: 5 << 18,
             around: Some(Around { before: amx::configure, after: amx::release }),
@@ -168,9 +165,6 @@ const TABLE: usize = 4096;
 
 /// Rows of one task at most, so that its sums (64 KiB) stay in L2 too.
 const TASK_ROWS: usize = 512;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Rows that share an entry of [`Tile::row_strides`].
 const GROUP: usize = 16;
@@ -290,6 +284,7 @@ unsafe fn run_task(
                     row_strides: unsafe { strides.add(row / GROUP) },
                     live: kernel.tile_rows.min(live_rows - row),
                     panel: w.panel(panel),
+                    ahead: ahead(w, panel, block, row / kernel.tile_rows, live_rows.div_ceil(kernel.tile_rows)),
                     tap_bytes: w.tap_bytes(),
                     block,
                     // SAFETY: the sums have task_rows rows.
@@ -297,9 +292,6 @@ unsafe fn run_task(
                     accumulate: i > 0,
                     narrow: w.n <= PANEL / 2 && !w.gated,
                 };
-                if kernel.ahead {
-                    prefetch_share(w, panel, block, row / kernel.tile_rows, live_rows.div_ceil(kernel.tile_rows));
-                }
                 // SAFETY: every row pointer of the tile is filled in; the kernel matches the CPU.
                 unsafe { (kernel.multiply)(&tile) };
                 if i + 1 < blocks.len() {
@@ -313,15 +305,12 @@ unsafe fn run_task(
     }
 }
 
-/// Asks for one of `parts` shares of what follows a block in the packed weights: its tap's next channels, the next tap or
-/// the next panel, all of which lie side by side.
-fn prefetch_share(w: &PackedWeights, panel: usize, block: &Block, part: usize, parts: usize) {
+/// Where one of `parts` shares of the weights that follow a block begins: the same tap's next channels, the next tap or the
+/// next panel, all of which lie side by side.
+fn ahead(w: &PackedWeights, panel: usize, block: &Block, part: usize, parts: usize) -> *const u8 {
     let bytes = block.taps.len() * block.channels.len().next_multiple_of(PANEL) * w.row_bytes();
     let start = block.taps.start * w.tap_bytes() + block.channels.start * w.row_bytes();
-    let share = bytes.div_ceil(parts).next_multiple_of(LINE);
-    for line in (part * share..((part + 1) * share).min(bytes)).step_by(LINE) {
-        prefetch_to_l2(w.panel(panel).wrapping_add(start + bytes + line));
-    }
+    w.panel(panel).wrapping_add(start + bytes + bytes.div_ceil(parts) * part)
 }
 
 /// The distance between successive rows of a full group if it is always the same, else 0.
