@@ -45,10 +45,7 @@ fn held_out_prompts_are_drawn_right() {
 }
 
 fn read(images: &sango_tensor::Tensor) -> oracle::Reading {
-    let &[1, 3, height, width] = images.shape() else { panic!("pictures have shape {:?}", images.shape()) };
-    let values = images.as_f32().expect("pictures are f32");
-    let plane = height * width;
-    let rgb: Vec<u8> =
-        (0..plane * 3).map(|i| (values[i % 3 * plane + i / 3] * 255.0).round().clamp(0.0, 255.0) as u8).collect();
-    oracle::read(&rgb, width, height).expect("a picture of a size the oracle reads")
+    let picture = sango_models::pixels::to_rgb8(images).expect("a picture");
+    let (width, height) = (picture.width as usize, picture.height as usize);
+    oracle::read(&picture.bytes, width, height).expect("a picture of a size the oracle reads")
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Understands video, draws pictures and makes films, without Python.
+/// Draws pictures from words, and serves them, without Python.
 #[derive(Debug, Parser)]
 #[command(name = "sango", version, about, propagate_version = true)]
 pub struct Cli {
