@@ -64,7 +64,7 @@ test("the largest seed comes back as it was", async () => {
   const seed = 2n ** 64n - 1n;
   const json = JSON.stringify(image({ seed: 0 })).replace('"seed":0', `"seed":${seed}`);
   const answer = await post(json);
-  assert.equal(answer.status, 202);
+  assert.ok(answer.status < 300, answer.text);
   // JavaScript's numbers cannot hold it, JSON's can.
   assert.equal(/"seed":\s*(\d+)/.exec(answer.text)[1], String(seed));
 });

@@ -73,7 +73,7 @@ test("a mask makes it inpainting, and what is black is kept", async () => {
   const request = image({ steps: 12, seed: 7 }, { prompt: "a large red square on a black background" });
   const body = form([["job", request], ["image", [picture, "p.png"]], ["mask", [mask, "m.png"]]]);
   const answer = await ask(sango, "POST /v1/jobs", { body });
-  assert.equal(answer.status, 202, answer.text);
+  assert.ok(answer.status < 300, answer.text);
   const job = assertJob(await sango.wait(answer.json.id, "finished"));
   assert.deepEqual([job.request.image, job.request.mask], [reference(picture, 64, 64), reference(mask, 64, 64)]);
   assert.equal(job.request.options.strength, 1);

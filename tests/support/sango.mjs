@@ -29,7 +29,7 @@ const GOODBYE = 30_000;
 export const NOT_OURS = process.env.SANGO_URL ? "SANGO_URL names a server that these tests may not stop" : false;
 
 /** A port that nothing listens on at this moment. */
-export async function freePort() {
+async function freePort() {
   const server = net.createServer();
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address();
@@ -115,11 +115,6 @@ export class Sango {
     await until("the server is ready", ready).catch((error) => {
       throw new Error(`${error.message}:\n${this.#log}`);
     });
-  }
-
-  /** What the server has printed. */
-  get log() {
-    return this.#log;
   }
 
   /** Asks the HTTP API; answers the decoded body. */
