@@ -36,7 +36,7 @@ pub(crate) mod simd;
 mod winograd;
 
 pub use activation::Activation;
-pub use attention::{AttentionMask, AttentionShape, Strides, attention, attention_bf16};
+pub use attention::{AttentionMask, AttentionShape, Strides, attends_in_bf16, attention, attention_bf16};
 pub use conv2d::{Conv2dShape, PackedConv2d, conv2d};
 pub use elementwise::{activate, log_softmax, softmax};
 pub use error::KernelError;

@@ -26,7 +26,7 @@ impl SelfAttention {
 
     /// `x` `[B, L, width]` looks at itself; the result is added to `residual`.
     pub(super) fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        let qkv = self.to_qkv.forward_narrow(x)?;
+        let qkv = self.to_qkv.forward_to_attention(x)?;
         let [query, key, value] = [0, 1, 2].map(|n| Columns::of(&qkv, n * self.width..(n + 1) * self.width));
         let attended = multi_head_attention(query, key, value, self.heads, self.heads, None, false, None)?;
         Ok(self.to_out.forward_residual(&attended, residual)?)
@@ -60,12 +60,12 @@ impl CrossAttention {
 
     /// Keys and values of `context` `[B, S, width]`.
     pub(super) fn key_value(&self, context: &Tensor) -> Result<KeyValue> {
-        Ok(KeyValue(self.to_kv.forward_narrow(context)?))
+        Ok(KeyValue(self.to_kv.forward_to_attention(context)?))
     }
 
     /// `x` `[B, L, width]` looks at `context`; the result is added to `residual`.
     pub(super) fn forward(&self, x: &Tensor, KeyValue(context): &KeyValue, residual: &Tensor) -> Result<Tensor> {
-        let query = self.to_q.forward_narrow(x)?;
+        let query = self.to_q.forward_to_attention(x)?;
         let key = Columns::of(context, 0..self.width);
         let value = Columns::of(context, self.width..2 * self.width);
         let attended = multi_head_attention(&query, key, value, self.heads, self.heads, None, false, None)?;

@@ -152,7 +152,7 @@ impl CLIPAttention {
     }
 
     fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        let qkv = self.qkv_proj.forward_narrow(x)?;
+        let qkv = self.qkv_proj.forward_to_attention(x)?;
         let [q, k, v] = [0, 1, 2].map(|n| Columns::of(&qkv, n * self.width..(n + 1) * self.width));
         let attended = multi_head_attention(q, k, v, self.num_heads, self.num_heads, None, true, None)?;
         Ok(self.out_proj.forward_residual(&attended, residual)?)

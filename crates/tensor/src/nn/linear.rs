@@ -1,7 +1,7 @@
 //! Linear layers, with what follows them fused into the product.
 
 use half::bf16;
-use sango_kernels::{Activation, Epilogue, Number, PackedWeights, Precision, gemm};
+use sango_kernels::{Activation, Epilogue, Number, PackedWeights, Precision, attends_in_bf16, gemm};
 
 use super::{f32_of, optional_vector, precision};
 use crate::buffer::{Buffer, Kept};
@@ -102,13 +102,14 @@ impl Linear {
         self.run(x, Activation::None, None, DType::F32)
     }
 
-    /// [`Linear::forward`] with the result in the type the layer multiplies in: half the memory traffic, for what is next
-    /// read by a product or attention that would round it anyway.
+    /// [`Linear::forward`] for queries, keys or values: with the result in `BF16` where the layer multiplies in it and
+    /// attention does so quickest, else in `F32`.
     ///
     /// # Errors
     /// As [`Linear::forward`].
-    pub fn forward_narrow(&self, x: &Tensor) -> Result<Tensor> {
-        self.run(x, Activation::None, None, self.dtype())
+    pub fn forward_to_attention(&self, x: &Tensor) -> Result<Tensor> {
+        let to = if attends_in_bf16() { self.dtype() } else { DType::F32 };
+        self.run(x, Activation::None, None, to)
     }
 
     /// `activation(forward(x))`.
@@ -157,7 +158,8 @@ impl GatedLinear {
         })
     }
 
-    /// `[…, in_features]` → `[…, out_features]`, in the type the layer multiplies in, as for [`Linear::forward_narrow`].
+    /// `[…, in_features]` → `[…, out_features]`, in the type the layer multiplies in: half the memory
+    /// traffic, for what is next read by a product that would round it anyway.
     ///
     /// # Errors
     /// As [`Linear::forward`].

@@ -114,6 +114,11 @@ pub fn attention(
     Ok(())
 }
 
+/// Whether [`attention_bf16`] is quicker here than [`attention`]: elsewhere it makes wider copies and calls that.
+pub fn attends_in_bf16() -> bool {
+    Isa::active() == Isa::Amx
+}
+
 /// [`attention`] over bf16 tensors. On AMX the weights are rounded to bf16 as well (unless there are just a few queries);
 /// sums are f32 everywhere.
 ///
@@ -133,7 +138,7 @@ pub fn attention_bf16(
         return Ok(());
     }
     #[cfg(target_arch = "x86_64")]
-    if Isa::active() == Isa::Amx && shape.q_len >= amx::MIN_QUERIES {
+    if attends_in_bf16() && shape.q_len >= amx::MIN_QUERIES {
         let call = Call { q, k, v, shape: *shape, scale, mask, out: Shared::new(out.as_mut_ptr()) };
         // SAFETY: every slice reaches far enough, and the machine has AMX.
         return unsafe { amx::run(&call) };
