@@ -157,6 +157,22 @@ test("a picture can be started from, whole or in the painted part", async () => 
   assert.equal(painted.options.strength, 1);
 });
 
+test("nothing covers the history, however long it is", async () => {
+  let last;
+  for (let seed = 0; seed < 20; seed++) last = await sango.submit(PROMPT, { steps: 1, seed });
+  await page.locator(`#history a[href="#job=${last.id}"]`).waitFor();
+  const covered = await page.evaluate(() => {
+    window.scrollTo(0, document.body.scrollHeight);
+    const hidden = (link) => {
+      const { left, top, width, height } = link.getBoundingClientRect();
+      const [x, y] = [left + width / 2, top + height / 2];
+      return y > 0 && y < window.innerHeight && !link.contains(document.elementFromPoint(x, y));
+    };
+    return [...document.querySelectorAll("#history a")].filter(hidden).length;
+  });
+  assert.equal(covered, 0);
+});
+
 test("the page had nothing to complain about", () => {
   assert.deepEqual(studio.complaints, []);
 });
