@@ -1,6 +1,7 @@
 //! Copies between f32 and bf16, for operations that compute in f32 only.
 
 use half::bf16;
+use half::slice::HalfFloatSliceExt;
 
 use crate::KernelError;
 
@@ -10,7 +11,7 @@ use crate::KernelError;
 /// When memory is short.
 pub(crate) fn widen(values: &[bf16]) -> Result<Vec<f32>, KernelError> {
     let mut wide = zeros(values.len())?;
-    wide.iter_mut().zip(values).for_each(|(w, v)| *w = v.to_f32());
+    values.convert_to_f32_slice(&mut wide);
     Ok(wide)
 }
 
@@ -27,5 +28,5 @@ pub(crate) fn zeros(len: usize) -> Result<Vec<f32>, KernelError> {
 
 /// Rounds the values.
 pub(crate) fn narrow(values: &[f32], out: &mut [bf16]) {
-    out.iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f32(*v));
+    out.convert_from_f32_slice(values);
 }

@@ -99,8 +99,7 @@ pub fn attention(
     mask: AttentionMask<'_>,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    check(q, k, v, shape, &mask, out)?;
-    if shape.batch * shape.heads * shape.q_len * shape.head_dim == 0 {
+    if check(q, k, v, shape, &mask, out)? == 0 {
         return Ok(());
     }
     let call = Call { q, k, v, shape: *shape, scale, mask, out: Shared::new(out.as_mut_ptr()) };
@@ -133,8 +132,7 @@ pub fn attention_bf16(
     mask: AttentionMask<'_>,
     out: &mut [bf16],
 ) -> Result<(), KernelError> {
-    check(q, k, v, shape, &mask, out)?;
-    if shape.batch * shape.heads * shape.q_len * shape.head_dim == 0 {
+    if check(q, k, v, shape, &mask, out)? == 0 {
         return Ok(());
     }
     #[cfg(target_arch = "x86_64")]
@@ -150,7 +148,7 @@ pub fn attention_bf16(
     Ok(())
 }
 
-/// Checks that shapes make sense and every slice reaches as far as its strides.
+/// Checks that shapes make sense and every slice reaches as far as its strides; gives back the elements of the output.
 fn check<T>(
     q: &[T],
     k: &[T],
@@ -158,7 +156,7 @@ fn check<T>(
     shape: &AttentionShape,
     mask: &AttentionMask<'_>,
     out: &[T],
-) -> Result<(), KernelError> {
+) -> Result<usize, KernelError> {
     let AttentionShape { batch, heads, kv_heads, q_len, kv_len, head_dim, .. } = *shape;
     if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
         return Err(KernelError::shape("heads", format!("{heads} is not a multiple of kv_heads ({kv_heads})")));
@@ -177,7 +175,7 @@ fn check<T>(
     if let AttentionMask::Additive { mask, strides } = mask {
         reach("mask", mask.len(), *strides, (batch, heads, q_len, kv_len))?;
     }
-    Ok(())
+    elements("out", &[batch, heads, q_len, head_dim])
 }
 
 /// A call whose slices were checked against its shape. Where the output's strides overlap, rows hold either value.
