@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use rustler::{Encoder, Env, NewBinary, ResourceArc, Term};
-use sango_jobs::{Engine, ErrorKind, JobError, ResultFile};
+use sango_jobs::{Engine, ErrorKind, JobError, ListQuery, ResultFile};
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
@@ -13,7 +13,7 @@ use crate::options::Options;
 use crate::reply::{done, value};
 use crate::session::{EngineHandle, Open, Session};
 use crate::subscription::{Recipient, SubscriptionHandle, send_events, send_jobs};
-use crate::{decode, encode, list_query, process};
+use crate::{decode, encode, process};
 
 /// Kept beside `docs/protocol.md`.
 const OPENAPI: &str = include_str!("../../../docs/openapi.json");
@@ -73,9 +73,7 @@ fn cancel<'a>(env: Env<'a>, engine: Term<'a>, id: Term<'a>) -> Term<'a> {
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn list<'a>(env: Env<'a>, engine: Term<'a>, query: Term<'a>) -> Term<'a> {
-    value(env, || {
-        encode::json(env, &call(engine, |engine| engine.list(&list_query::from_json(decode::json(query)?)?))?)
-    })
+    value(env, || encode::json(env, &call(engine, |engine| engine.list(&ListQuery::from_json(decode::json(query)?)?))?))
 }
 
 #[rustler::nif(schedule = "DirtyIo")]

@@ -16,7 +16,6 @@ mod decode;
 mod encode;
 mod functions;
 mod guard;
-mod list_query;
 mod options;
 mod process;
 mod reply;

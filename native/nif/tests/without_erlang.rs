@@ -6,8 +6,6 @@
 mod budget;
 #[path = "../src/guard.rs"]
 mod guard;
-#[path = "../src/list_query.rs"]
-mod list_query;
 #[path = "../src/options.rs"]
 mod options;
 #[path = "../src/process.rs"]

@@ -8,7 +8,6 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::message::{Message, Ref};
 use super::socket::{Gone, Outbox, send};
-use crate::http::ListParams;
 use crate::state::AppState;
 
 /// What a client has joined.
@@ -70,16 +69,7 @@ impl Topic {
                 Ok(json!(submitted.job))
             }
             (Self::Studio, "list") => {
-                let refuse = |why: &dyn std::fmt::Display| {
-                    JobError::new(ErrorKind::InvalidRequest, format!("not a list query: {why}"))
-                };
-                // serde would take the fields from a list, too, in their order.
-                if !message.payload.is_object() {
-                    return Err(refuse(&"it is no JSON object"));
-                }
-                let params: ListParams =
-                    serde_json::from_value(message.payload.clone()).map_err(|error| refuse(&error))?;
-                let query = params.query().map_err(|error| error.0)?;
+                let query = ListQuery::from_json(message.payload.clone())?;
                 Ok(json!(state.call(move |engine| engine.list(&query)).await?))
             }
             (&Self::Job(id), "cancel") => Ok(json!(state.call(move |engine| engine.cancel(id)).await?)),

@@ -5,37 +5,11 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use sango_jobs::{ErrorKind, JobId, JobPage, JobView, ListQuery};
-use serde::Deserialize;
+use sango_jobs::{ErrorKind, JobId, JobPage, JobView, ListParams, ListQuery};
 
 use super::upload::read_submission;
 use crate::error::ApiError;
 use crate::state::AppState;
-
-/// `?state=&limit=&before=`, and the payload of `list` on the socket.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ListParams {
-    state: Option<String>,
-    limit: Option<u32>,
-    before: Option<String>,
-}
-
-impl ListParams {
-    pub(crate) fn query(self) -> Result<ListQuery, ApiError> {
-        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let limit = self.limit.unwrap_or(50);
-        if !(1..=ListQuery::MAX_LIMIT).contains(&limit) {
-            let message = format!("`limit` is {limit}, outside 1 to {}", ListQuery::MAX_LIMIT);
-            return Err(ApiError::new(ErrorKind::InvalidOption, message));
-        }
-        Ok(ListQuery {
-            state: filled(self.state).map(|state| state.parse()).transpose()?,
-            limit,
-            before: filled(self.before).map(|id| id.parse()).transpose()?,
-        })
-    }
-}
 
 /// `POST /v1/jobs`.
 pub(super) async fn submit(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
@@ -57,7 +31,7 @@ pub(super) async fn list(
     params: Result<Query<ListParams>, QueryRejection>,
 ) -> Result<Json<JobPage>, ApiError> {
     let Query(params) = params.map_err(bad_query)?;
-    let query = params.query()?;
+    let query = ListQuery::try_from(params)?;
     Ok(Json(state.call(move |engine| engine.list(&query)).await?))
 }
 

@@ -6,8 +6,6 @@ mod result;
 mod system;
 mod upload;
 
-pub(crate) use jobs::ListParams;
-
 use axum::Router;
 use axum::extract::Request;
 use axum::routing::get;
