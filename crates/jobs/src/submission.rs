@@ -88,7 +88,9 @@ impl Submission {
                 match self.media.len() {
                     1..=MAX_MEDIA => {}
                     0 => {
-                        return Err(invalid("`media` is missing: send the video or picture that the question is about"));
+                        return Err(invalid(
+                            "`media` is missing: send the video or picture that the question is about",
+                        ));
                     }
                     count => return Err(invalid(format!("`media` has {count} files, more than {MAX_MEDIA}"))),
                 }

@@ -204,8 +204,8 @@ fn uploads(media: Option<Value>) -> Result<Vec<Upload>, JobError> {
 }
 
 fn upload(value: Value) -> Result<Upload, JobError> {
+    // Whatever else a job's request tells about the file may stay: it can be sent again as it is.
     #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
     struct Known {
         sha256: String,
     }
