@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use sango_media::Limits;
+use sango_media::{Limits, MediaError, MediaFormat, MediaKind, Video, VideoLimits};
 
 use crate::files::Files;
 use crate::upload::{Incoming, Received, Upload};
@@ -68,24 +68,51 @@ pub(crate) fn not_here(sha256: &str) -> JobError {
 
 impl Intake<'_> {
     fn look_at(&self, received: &Received) -> Result<MediaInfo, JobError> {
-        let refused = |error: sango_media::MediaError| {
-            let error = JobError::from(error);
-            JobError::new(error.kind, format!("`media`: {error}"))
-        };
-        let picture = sango_media::load_image(received.path(), self.images).map_err(refused)?;
-        let content_type = sango_media::MediaFormat::guess(&head(received.path())?).map_or("", |it| it.content_type());
-        Ok(MediaInfo {
+        let path = received.path();
+        let info = MediaInfo {
             kind: MediaType::Image,
             sha256: received.sha256().to_owned(),
             bytes: received.bytes(),
-            content_type: content_type.to_owned(),
-            width: picture.width(),
-            height: picture.height(),
+            content_type: content_type(&head(path)?).to_owned(),
+            width: 0,
+            height: 0,
             duration: None,
             frames: None,
             fps: None,
-        })
+        };
+        match sango_media::sniff_file(path).map_err(refused)? {
+            MediaKind::Image => {
+                let picture = sango_media::load_image(path, self.images).map_err(refused)?;
+                Ok(MediaInfo { width: picture.width(), height: picture.height(), ..info })
+            }
+            MediaKind::Video => {
+                let limits = VideoLimits { max_bytes: self.max_video_bytes, ..VideoLimits::default() };
+                let video = Video::open(path, &limits).map_err(refused)?;
+                let found = video.info();
+                Ok(MediaInfo {
+                    kind: MediaType::Video,
+                    width: found.width,
+                    height: found.height,
+                    duration: Some(found.duration).filter(|seconds| seconds.is_finite()),
+                    frames: Some(found.frames as u64),
+                    fps: Some(found.fps).filter(|fps| fps.is_finite()),
+                    ..info
+                })
+            }
+        }
     }
+}
+
+fn refused(error: MediaError) -> JobError {
+    let message = match &error {
+        MediaError::UnknownFormat => {
+            "`media` is neither a video nor a picture that Sango can read: send MP4, MOV, WebM, MKV, AVI, GIF, PNG, JPEG \
+             or WebP"
+                .to_owned()
+        }
+        other => format!("`media`: {other}"),
+    };
+    JobError::new(JobError::from(error).kind, message)
 }
 
 fn head(path: &Path) -> Result<Vec<u8>, JobError> {
@@ -93,4 +120,48 @@ fn head(path: &Path) -> Result<Vec<u8>, JobError> {
     let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut bytes));
     read.map_err(|error| JobError::new(ErrorKind::Storage, format!("cannot read an upload: {error}")))?;
     Ok(bytes)
+}
+
+/// The media type by the first bytes, as a browser should be told it. What is in no browser's list is just bytes.
+fn content_type(head: &[u8]) -> &'static str {
+    let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
+    if let Some(format) = MediaFormat::guess(head) {
+        return format.content_type();
+    }
+    match () {
+        () if at(4, b"ftypqt") => "video/quicktime",
+        () if at(4, b"ftyp") => "video/mp4",
+        () if at(4, b"moov") || at(4, b"mdat") || at(4, b"wide") => "video/quicktime",
+        () if at(0, &[0x1a, 0x45, 0xdf, 0xa3]) => match head.windows(4).any(|four| four == b"webm") {
+            true => "video/webm",
+            false => "video/x-matroska",
+        },
+        () if at(0, b"RIFF") && at(8, b"AVI ") => "video/x-msvideo",
+        () if at(0, b"OggS") => "video/ogg",
+        () if at(0, &[0, 0, 1]) => "video/mpeg",
+        () if at(0, &[0x47]) || at(4, &[0x47]) => "video/mp2t",
+        () => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_those_that_browsers_know() {
+        for (head, wanted) in [
+            (&b"\0\0\0\x20ftypisom"[..], "video/mp4"),
+            (b"\0\0\0\x14ftypqt  ", "video/quicktime"),
+            (b"\x1a\x45\xdf\xa3\x9f\x42\x82\x84webm", "video/webm"),
+            (b"\x1a\x45\xdf\xa3\x9f\x42\x82\x88matroska", "video/x-matroska"),
+            (b"GIF89a", "image/gif"),
+            (b"\x89PNG\r\n\x1a\n", "image/png"),
+            (b"RIFF....AVI ", "video/x-msvideo"),
+            (b"", "application/octet-stream"),
+            (b"<svg onload=alert(1)>", "application/octet-stream"),
+        ] {
+            assert_eq!(content_type(head), wanted, "{head:?}");
+        }
+    }
 }
