@@ -4,9 +4,6 @@
 //! bf16 by the kernel of the instruction set. For a few rows, where only the weights' bandwidth counts, they are instead
 //! widened to f32 on their way into the registers.
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
 use crate::Isa;
 use crate::simd::{self, Simd};
 
@@ -110,7 +107,7 @@ unsafe fn multiply<S: Simd, const LIVE: usize>(tile: &Tile<'_>) {
                 let panel = tile.panel.add(tap * tile.tap_bytes + first * PANEL);
                 for channel in (0..channels).step_by(CHAINS) {
                     let panel = panel.add(channel * PANEL);
-                    _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD).cast());
+                    simd::prefetch(panel.wrapping_add(AHEAD));
                     for chain in 0..CHAINS {
                         let weights = panel.add(chain * PANEL + pass).cast::<i8>();
                         let weights = [S::load_i8(weights), S::load_i8(weights.add(S::LANES))];
@@ -124,9 +121,8 @@ unsafe fn multiply<S: Simd, const LIVE: usize>(tile: &Tile<'_>) {
                 }
             }
             for (row, sums) in sums.iter().enumerate() {
-                for v in 0..2 {
-                    let sum = S::add(sums[0][v], sums[1][v]);
-                    S::store(tile.sums.add(row * PANEL + pass + v * S::LANES), sum);
+                for (v, (&even, &odd)) in sums[0].iter().zip(&sums[1]).enumerate() {
+                    S::store(tile.sums.add(row * PANEL + pass + v * S::LANES), S::add(even, odd));
                 }
             }
         }
