@@ -10,8 +10,9 @@ use crate::simd::{self, Simd};
 use super::driver::{FEW_ROWS, Kernel, Tile};
 use super::{PANEL, PackedWeights, RowFormat, scalar};
 
-/// How far ahead weights are brought into the cache, in bytes.
-const AHEAD: usize = 2048;
+/// How far ahead weights are brought into the L1 and the L2 cache, in bytes: widening keeps the window in which the CPU
+/// could look ahead itself busy.
+const AHEAD: [usize; 2] = [1 << 10, 32 << 10];
 
 /// The kernel that reads int8 panels, for a few rows.
 pub(super) fn kernel(isa: Isa, m: usize) -> Option<Kernel> {
@@ -107,7 +108,8 @@ unsafe fn multiply<S: Simd, const LIVE: usize>(tile: &Tile<'_>) {
                 let panel = tile.panel.add(tap * tile.tap_bytes + first * PANEL);
                 for channel in (0..channels).step_by(CHAINS) {
                     let panel = panel.add(channel * PANEL);
-                    simd::prefetch(panel.wrapping_add(AHEAD));
+                    simd::prefetch(panel.wrapping_add(AHEAD[0]));
+                    simd::prefetch_l2(panel.wrapping_add(AHEAD[1]));
                     for chain in 0..CHAINS {
                         let weights = panel.add(chain * PANEL + pass).cast::<i8>();
                         let weights = [S::load_i8(weights), S::load_i8(weights.add(S::LANES))];
