@@ -46,6 +46,20 @@ impl Linear {
         })
     }
 
+    /// Reads `weight` `[out_features, channels, patch, patch]`: a convolution whose stride is its size, which is a linear
+    /// layer on patches `[…, channels · patch · patch]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load_patches(weights: &Weights, channels: usize, patch: usize, out_features: usize) -> Result<Self> {
+        Ok(Self {
+            weight: pack(weights, &[out_features, channels, patch, patch], false)?,
+            bias: optional_vector(weights, "bias", out_features, true)?,
+            in_features: channels * patch * patch,
+            out_features,
+        })
+    }
+
     /// Several layers with the same input as one: their matrices one below the other, so that the outputs of
     /// `to_q`, `to_k` and `to_v`, for example, come side by side from one product. `out_features` has one entry for
     /// each place in `weights`.
@@ -53,24 +67,11 @@ impl Linear {
     /// # Errors
     /// When a tensor is missing or has another shape or type, or there are not as many places as sizes.
     pub fn load_stacked(weights: &[&Weights], in_features: usize, out_features: &[usize], bias: bool) -> Result<Self> {
-        if weights.is_empty() || weights.len() != out_features.len() {
-            return Err(TensorError::shape(
-                "linear",
-                format!("{} layers with {} sizes", weights.len(), out_features.len()),
-            ));
-        }
-        let rows: usize = out_features.iter().sum();
-        let mut elements = Vec::with_capacity(rows * in_features);
-        let mut biases = Vec::with_capacity(rows);
-        for (weights, &n) in weights.iter().zip(out_features) {
-            elements.extend_from_slice(weights.get_f32("weight", &[n, in_features])?.as_f32()?);
-            if bias {
-                biases.extend_from_slice(weights.get_f32("bias", &[n])?.as_f32()?);
-            }
-        }
+        let (elements, bias) = stack(weights, in_features, out_features, bias)?;
+        let rows = out_features.iter().sum();
         Ok(Self {
             weight: PackedWeights::from_f32(&elements, rows, in_features, precision(weights[0]))?,
-            bias: bias.then(|| Tensor::from_vec(biases, &[rows])).transpose()?,
+            bias,
             in_features,
             out_features: rows,
         })
@@ -120,6 +121,15 @@ impl Linear {
         self.run(x, activation, None, DType::F32)
     }
 
+    /// [`Linear::forward_act`] with the result in the type the layer multiplies in: half the memory traffic, for what is
+    /// next read by a product that would round it anyway.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_act_narrow(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.run(x, activation, None, self.dtype())
+    }
+
     /// `forward(x) + residual`; `residual` has the shape of the result.
     ///
     /// # Errors
@@ -158,6 +168,23 @@ impl GatedLinear {
         })
     }
 
+    /// A layer from two: `values` and `gates`, each with a `weight` `[out_features, in_features]` and, when `bias`, a
+    /// `bias`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load_pair(
+        values: &Weights,
+        gates: &Weights,
+        in_features: usize,
+        out_features: usize,
+        bias: bool,
+    ) -> Result<Self> {
+        let (elements, bias) = stack(&[values, gates], in_features, &[out_features; 2], bias)?;
+        let weight = PackedWeights::from_f32_gated(&elements, 2 * out_features, in_features, precision(values))?;
+        Ok(Self { weight, bias, in_features, out_features })
+    }
+
     /// `[…, in_features]` → `[…, out_features]`, in the type the layer multiplies in: half the memory
     /// traffic, for what is next read by a product that would round it anyway.
     ///
@@ -167,6 +194,31 @@ impl GatedLinear {
         let sizes = (self.in_features, self.out_features);
         run(x, &self.weight, sizes, &self.bias, activation, None, dtype(&self.weight))
     }
+}
+
+/// The matrices of several layers one below the other, and their biases.
+fn stack(
+    weights: &[&Weights],
+    in_features: usize,
+    out_features: &[usize],
+    bias: bool,
+) -> Result<(Vec<f32>, Option<Tensor>)> {
+    if weights.is_empty() || weights.len() != out_features.len() {
+        let detail = format!("{} layers with {} sizes", weights.len(), out_features.len());
+        return Err(TensorError::shape("linear", detail));
+    }
+    let rows: usize = out_features.iter().sum();
+    let mut elements = Vec::new();
+    let mut biases = Vec::new();
+    for (weights, &n) in weights.iter().zip(out_features) {
+        let part = weights.get_f32("weight", &[n, in_features])?;
+        elements.reserve_exact(rows * in_features - elements.len());
+        elements.extend_from_slice(part.as_f32()?);
+        if bias {
+            biases.extend_from_slice(weights.get_f32("bias", &[n])?.as_f32()?);
+        }
+    }
+    Ok((elements, bias.then(|| Tensor::from_vec(biases, &[rows])).transpose()?))
 }
 
 /// Packs `weight` straight from the file. `shape` starts with the output features.
