@@ -3,11 +3,11 @@
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
+use crate::DType;
 use crate::error::{Result, TensorError};
 use crate::ops::Columns;
 use crate::shape::numel;
 use crate::storage::Storage;
-use crate::DType;
 
 const OP: &str = "kv_cache";
 

@@ -127,7 +127,9 @@ impl LlamaConfig {
     /// The rotary parameters in the newest form, as `RotaryEmbeddingConfigMixin` standardises older ones.
     fn rope(&self) -> Value {
         let given = |value: &Option<Value>| value.clone().filter(|v| v.as_object().is_some_and(|o| !o.is_empty()));
-        let mut rope = given(&self.rope_scaling).or(given(&self.rope_parameters)).unwrap_or_else(|| Value::Object(Default::default()));
+        let mut rope = given(&self.rope_scaling)
+            .or(given(&self.rope_parameters))
+            .unwrap_or_else(|| Value::Object(Default::default()));
         let mut or_else = |key: &str, value: Option<Value>| {
             if let (Some(value), true) = (value, rope[key].is_null()) {
                 rope[key] = value;

@@ -228,7 +228,7 @@ impl LlamaMLP {
         let (width, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
         let (up, gate) = (weights.pp("up_proj"), weights.pp("gate_proj"));
         Ok(Self {
-            gate_up_proj: GatedLinear::load_pair(&up, &gate, width, inner, bias)?,
+            gate_up_proj: GatedLinear::load_split(&up, &gate, width, inner, bias)?,
             down_proj: Linear::load(&weights.pp("down_proj"), inner, width, bias)?,
             activation,
         })

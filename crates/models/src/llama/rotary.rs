@@ -22,9 +22,18 @@ pub(super) struct LlamaRotaryEmbedding {
 enum Frequencies {
     Fixed(Vec<f32>),
     /// `dynamic`: the base grows with what exceeds `longest`.
-    Dynamic { base: f32, factor: f32, longest: usize, dim: usize },
+    Dynamic {
+        base: f32,
+        factor: f32,
+        longest: usize,
+        dim: usize,
+    },
     /// `longrope`: other frequencies for sequences above `original`.
-    Long { short: Vec<f32>, long: Vec<f32>, original: usize },
+    Long {
+        short: Vec<f32>,
+        long: Vec<f32>,
+        original: usize,
+    },
 }
 
 impl LlamaRotaryEmbedding {
@@ -37,7 +46,9 @@ impl LlamaRotaryEmbedding {
             return Err(("rope_theta", format!("is {base}; it must be positive")));
         }
         // The plain kind turns whole heads whatever this says; the others would leave a part of the head over.
-        if !matches!(kind, "default" | "proportional") && given.number("partial_rotary_factor")?.is_some_and(|f| f != 1.0) {
+        if !matches!(kind, "default" | "proportional")
+            && given.number("partial_rotary_factor")?.is_some_and(|f| f != 1.0)
+        {
             return Err(("partial_rotary_factor", "is not 1, which Llama cannot do".into()));
         }
         let inv_freq = inverse_frequencies(base, head_dim);
@@ -65,7 +76,8 @@ impl LlamaRotaryEmbedding {
             "longrope" => {
                 let factor = given.number("factor")?.unwrap_or(max_position_embeddings as f32 / original as f32);
                 let wanted = (1.0 + factor.ln() / (original as f32).ln()).sqrt();
-                attention_scaling = given.number("attention_factor")?.unwrap_or(if factor <= 1.0 { 1.0 } else { wanted });
+                attention_scaling =
+                    given.number("attention_factor")?.unwrap_or(if factor <= 1.0 { 1.0 } else { wanted });
                 let by = |key| given.factors(key, &inv_freq);
                 Frequencies::Long { short: by("short_factor")?, long: by("long_factor")?, original }
             }
@@ -112,7 +124,13 @@ impl LlamaRotaryEmbedding {
                 scaled = inverse_frequencies(base * growth.powf(*dim as f32 / (*dim as f32 - 2.0)), *dim);
                 &scaled
             }
-            Frequencies::Long { short, long, original } => if length > *original { long } else { short },
+            Frequencies::Long { short, long, original } => {
+                if length > *original {
+                    long
+                } else {
+                    short
+                }
+            }
         };
         let shape = [positions.len(), inv_freq.len()];
         let angles = || positions.iter().flat_map(|&at| inv_freq.iter().map(move |f| at as f32 * f));
@@ -165,8 +183,10 @@ fn yarn(
         (None, Some(by), Some(all)) => mscale(factor, by) / mscale(factor, all),
         _ => mscale(factor, 1.0),
     };
-    let turns = |turns: f32| dim as f64 * (original as f64 / (f64::from(turns) * 2.0 * std::f64::consts::PI)).ln()
-        / (2.0 * f64::from(base).ln());
+    let turns = |turns: f32| {
+        dim as f64 * (original as f64 / (f64::from(turns) * 2.0 * std::f64::consts::PI)).ln()
+            / (2.0 * f64::from(base).ln())
+    };
     let (mut low, mut high) = (turns(set("beta_fast")?.unwrap_or(32.0)), turns(set("beta_slow")?.unwrap_or(1.0)));
     if given.rope["truncate"].as_bool() != Some(false) {
         (low, high) = (low.floor(), high.ceil());
@@ -209,7 +229,9 @@ impl Given<'_> {
 
     fn length(&self, key: &'static str) -> Result<usize, Refusal> {
         let length = self.rope[key].as_u64().filter(|n| (1..=1 << 24).contains(n));
-        length.map(|n| n as usize).ok_or_else(|| (key, format!("is {}; it must be a number of positions", self.rope[key])))
+        length
+            .map(|n| n as usize)
+            .ok_or_else(|| (key, format!("is {}; it must be a number of positions", self.rope[key])))
     }
 
     /// `inv_freq` divided by the numbers of a list, one for each.

@@ -69,7 +69,8 @@ impl SmolVLMVisionConfig {
         config.equal("num_channels", c.num_channels, "the number of colours", 3)?;
         config.positive("patch_size", c.patch_size)?;
         if !(c.patch_size..=1 << 14).contains(&c.image_size) {
-            let detail = format!("is {}; it must be between patch_size ({}) and {}", c.image_size, c.patch_size, 1 << 14);
+            let detail =
+                format!("is {}; it must be between patch_size ({}) and {}", c.image_size, c.patch_size, 1 << 14);
             return Err(config.error("image_size", detail));
         }
         config.eps("layer_norm_eps", c.layer_norm_eps)?;

@@ -215,7 +215,8 @@ impl GenerationConfig {
 /// The keys of `config.json` that say how to generate: those at the top, then those of the decoder.
 fn from_model_config(config: &Value) -> Value {
     // What `LlamaConfig` has where its part of the file says nothing.
-    let mut merged: Map<String, Value> = Map::from_iter([("bos_token_id".into(), 1.into()), ("eos_token_id".into(), 2.into())]);
+    let mut merged: Map<String, Value> =
+        Map::from_iter([("bos_token_id".into(), 1.into()), ("eos_token_id".into(), 2.into())]);
     let empty = Map::new();
     merged.extend(config["text_config"].as_object().unwrap_or(&empty).clone());
     for (key, value) in config.as_object().unwrap_or(&empty) {

@@ -54,10 +54,8 @@ impl SmolVLMForConditionalGeneration {
             image_token_id: checked.image_token_id,
             tie_word_embeddings: checked.tie_word_embeddings,
         };
-        let vision_model =
-            SmolVLMVisionTransformer::load(&model.pp("vision_model"), vision_config, vision_activation)?;
-        let connector =
-            SmolVLMConnector::load(&model.pp("connector"), config.scale_factor, vision_width, text_width)?;
+        let vision_model = SmolVLMVisionTransformer::load(&model.pp("vision_model"), vision_config, vision_activation)?;
+        let connector = SmolVLMConnector::load(&model.pp("connector"), config.scale_factor, vision_width, text_width)?;
         let text_model = LlamaModel::load(&model.pp("text_model"), checked.text)?;
         // A tied head that is in the file all the same is used as it is there, as `from_pretrained` does.
         let tied = config.tie_word_embeddings && !weights.contains("lm_head.weight");

@@ -90,7 +90,8 @@ fn image_features(model: &SmolVLMForConditionalGeneration, inputs: &Weights) -> 
     let pictures = batch * frames;
     let pixel_values = inputs.get_f32("pixel_values", &shape)?;
     let pixels = pixel_values.as_f32()?.chunks_exact(channels * height * width);
-    let mut real: Vec<usize> = (0..pictures).zip(pixels).filter(|(_, p)| p.iter().any(|&x| x != 0.0)).map(|(n, _)| n).collect();
+    let mut real: Vec<usize> =
+        (0..pictures).zip(pixels).filter(|(_, p)| p.iter().any(|&x| x != 0.0)).map(|(n, _)| n).collect();
     if real.is_empty() {
         real.push(0);
     }
@@ -139,7 +140,17 @@ fn answer(
     };
     // Positions count real tokens only; padding has position 0, and nothing looks at it.
     let mut next = 0;
-    let positions: Vec<u32> = mask.iter().map(|&real| if real { next += 1; next - 1 } else { 0 }).collect();
+    let positions: Vec<u32> = mask
+        .iter()
+        .map(|&real| {
+            if real {
+                next += 1;
+                next - 1
+            } else {
+                0
+            }
+        })
+        .collect();
     let length = positions.iter().max().map_or(0, |&longest| longest as usize + 1);
     let hidden = |seen: usize, from: usize| {
         let rows = (from..seen).flat_map(|at| (0..seen).map(move |key| (at, key)));

@@ -84,7 +84,12 @@ impl SmolVLMVisionTransformer {
             .map(|n| SmolVLMEncoderLayer::load(&weights.pp("encoder.layers").pp(n), &config, activation))
             .collect::<Result<_>>()?;
         Ok(Self {
-            patch_embedding: Linear::load_patches(&embeddings.pp("patch_embedding"), config.num_channels, patch, width)?,
+            patch_embedding: Linear::load_patches(
+                &embeddings.pp("patch_embedding"),
+                config.num_channels,
+                patch,
+                width,
+            )?,
             position_embedding: embeddings.pp("position_embedding").get_f32("weight", &[positions, width])?,
             layers,
             post_layernorm: LayerNorm::load(&weights.pp("post_layernorm"), width, config.layer_norm_eps)?,
