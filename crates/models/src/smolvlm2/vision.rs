@@ -50,19 +50,31 @@ impl PatchMask {
 
 /// The positions, of `per_side`, of `count` patches in a row of which `real` are real: how many of the boundaries
 /// `n / per_side` (from 1) lie at or before `i / real`, both as `torch` rounds them.
-pub(super) fn buckets(count: usize, real: usize, per_side: usize) -> Vec<usize> {
-    let spacing = 1.0 / per_side as f64;
-    let inner = ((1.0 - spacing) / spacing).ceil() as usize;
-    let boundaries: Vec<f32> = (0..inner).map(|n| (spacing + spacing * n as f64) as f32).collect();
+fn buckets(count: usize, real: usize, per_side: usize) -> Vec<usize> {
+    let boundaries = boundaries(per_side);
     let step = 1.0 / real as f32;
-    (0..count)
-        .map(|i| {
-            let fraction = i as f32 * step;
-            // Nothing real: 0 · ∞ is not a number, which sorts after every boundary.
-            let fraction = if fraction.is_nan() { f32::INFINITY } else { fraction.min((1.0 - 1e-6) as f32) };
-            boundaries.iter().filter(|&&boundary| boundary <= fraction).count().min(per_side - 1)
-        })
-        .collect()
+    let position = |i: usize| {
+        let fraction = i as f32 * step;
+        // Nothing real: 0 · ∞ is not a number, which sorts after every boundary.
+        let fraction = if fraction.is_nan() { f32::INFINITY } else { fraction.min((1.0 - 1e-6) as f32) };
+        boundaries.iter().filter(|&&boundary| boundary <= fraction).count().min(per_side - 1)
+    };
+    (0..count).map(position).collect()
+}
+
+/// `torch.arange(1 / per_side, 1.0, 1 / per_side)`. How it rounds decides, for some sizes, whether a patch lies before or
+/// after a boundary, and models are trained with what it does: sixteen elements at a time it counts in f64 from the
+/// first of each eight, which is rounded to f32 before; elements that are left over it computes from the start.
+fn boundaries(per_side: usize) -> Vec<f32> {
+    let spacing = 1.0 / per_side as f64;
+    let count = ((1.0 - spacing) / spacing).ceil() as usize;
+    let from_start = |n: usize| (spacing + spacing * n as f64) as f32;
+    let whole = count - count % 16;
+    let value = |n: usize| match n < whole {
+        true => (f64::from(from_start(n - n % 8)) + spacing * (n % 8) as f64) as f32,
+        false => from_start(n),
+    };
+    (0..count).map(value).collect()
 }
 
 /// The vision tower.
@@ -209,5 +221,32 @@ impl SmolVLMVisionMLP {
 
     fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         Ok(self.fc2.forward_residual(&self.fc1.forward_act_narrow(x, self.activation)?, residual)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_those_of_the_reference() {
+        let cases = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/cases");
+        let text = std::fs::read_to_string(cases.join("smolvlm2-buckets.json")).expect("the case");
+        let rows: Vec<(usize, usize, Vec<usize>)> = serde_json::from_str(&text).expect("rows");
+        assert!(rows.len() > 50);
+        for (per_side, count, expected) in rows {
+            assert_eq!(buckets(count, count, per_side), expected, "{count} patches, {per_side} positions");
+        }
+    }
+
+    #[test]
+    fn a_patch_is_real_when_any_of_its_pixels_is() {
+        // 4 × 5 pixels, patches of 2: the last column of pixels belongs to no patch.
+        let mut pixels = [false; 20];
+        (pixels[0], pixels[13], pixels[19]) = (true, true, true);
+        let mask = PatchMask::from_pixels(&pixels, (4, 5), 2);
+        assert_eq!((mask.rows, mask.columns, mask.real.as_slice()), (2, 2, &[true, false, false, true][..]));
+        // One real row and one real column, by the first patches alone.
+        assert_eq!(mask.position_ids(3).collect::<Vec<_>>(), [0, 0, 0, 2 * 3 + 2]);
     }
 }
