@@ -28,6 +28,7 @@ mod error;
 mod folder;
 pub mod parity;
 pub mod pixels;
+pub mod smolvlm2;
 
 pub use detect::{ModelKind, detect};
 pub use error::{ModelError, Result};
