@@ -8,6 +8,7 @@ mod avx2;
 mod avx512;
 pub(crate) mod driver;
 mod epilogue;
+mod int8;
 mod pack;
 pub(crate) mod rows;
 mod scalar;
