@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value as Jinja};
 use serde_json::{Map, Value};
 
@@ -68,7 +70,7 @@ impl ChatTemplate {
         context.insert("add_generation_prompt".into(), add_generation_prompt.into());
         context.insert("tools".into(), Value::Null);
         context.insert("documents".into(), Value::Null);
-        let rendered = environment.get_template(NAME).and_then(|template| template.render(Jinja::from_serialize(context)));
+        let rendered = environment.get_template(NAME).and_then(|template| template.render(Serde(context)));
         rendered.map_err(|error| {
             ModelError::request("messages", format!("cannot be put into the chat template: {}", describe(&error)))
         })
@@ -107,8 +109,9 @@ fn named_default(value: &Value) -> Option<&str> {
 /// Jinja as the reference sets it up.
 fn environment(source: String) -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true);
+    environment.set_syntax(syntax.build()?);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);

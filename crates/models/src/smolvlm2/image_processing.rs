@@ -96,8 +96,7 @@ impl SmolVLMImageProcessor {
             RgbImage::from_fn(side as u32, side as u32, |x, y| *resized.get_pixel(corner.0 + x, corner.1 + y))
         };
         let parts = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
-        let mut tiles: Vec<Tile> =
-            parts.map(|(row, col)| Tile::new(part(row, col), &self.normalize)).collect();
+        let mut tiles: Vec<Tile> = parts.map(|(row, col)| Tile::new(part(row, col), &self.normalize)).collect();
         tiles.push(Tile::new(resize(&resized, (side, side), self.resample), &self.normalize));
         Ok(ProcessedImage { rows, cols, tiles: tiles.into() })
     }

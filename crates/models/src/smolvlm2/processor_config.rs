@@ -161,10 +161,9 @@ impl Settings {
         let channels = match value {
             Value::Array(channels) => match channels.as_slice() {
                 [one] => number(one).map(|one| [one; 3]),
-                [red, green, blue] => number(red)
-                    .zip(number(green))
-                    .zip(number(blue))
-                    .map(|((red, green), blue)| [red, green, blue]),
+                [red, green, blue] => {
+                    number(red).zip(number(green)).zip(number(blue)).map(|((red, green), blue)| [red, green, blue])
+                }
                 _ => None,
             },
             _ => number(value).map(|one| [one; 3]),

@@ -54,9 +54,8 @@ impl SmolVLMTokenizer {
         let config = Config::read(dir)?;
         tokenizer.add_tokens(config.added.clone()).map_err(|error| fail(&path, error.to_string()))?;
         tokenizer.add_special_tokens(config.special.clone()).map_err(|error| fail(&path, error.to_string()))?;
-        let id_of = |role: &str| {
-            config.named.get(role).and_then(Value::as_str).and_then(|token| tokenizer.token_to_id(token))
-        };
+        let id_of =
+            |role: &str| config.named.get(role).and_then(Value::as_str).and_then(|token| tokenizer.token_to_id(token));
         let eos_token_id = id_of("eos_token");
         let mut around = Around::default();
         if config.add_bos.is_some() || config.add_eos.is_some() || tokenizer.get_post_processor().is_none() {

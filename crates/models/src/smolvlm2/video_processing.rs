@@ -108,7 +108,9 @@ impl SmolVLMVideoProcessor {
         let (num_frames, fps) = match (num_frames.or(self.num_frames), fps.or(self.fps)) {
             (Some(num_frames), Some(fps)) => (num_frames, fps),
             (None, None) if !self.do_sample_frames => return all_frames(total),
-            (None, _) => return Err(ModelError::request("num_frames", "must be given: this model's folder names none")),
+            (None, _) => {
+                return Err(ModelError::request("num_frames", "must be given: this model's folder names none"));
+            }
             (_, None) => return Err(ModelError::request("fps", "must be given: this model's folder names none")),
         };
         let (Some(video_fps), Some(duration)) = (metadata.fps, metadata.duration) else {
