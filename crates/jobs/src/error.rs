@@ -143,9 +143,18 @@ impl From<sango_media::MediaError> for JobError {
     fn from(error: sango_media::MediaError) -> Self {
         use sango_media::MediaError as Media;
         let kind = match &error {
-            Media::TooManyBytes { .. } | Media::TooManyPixels { .. } => ErrorKind::TooLarge,
-            Media::UnknownFormat | Media::Damaged { .. } => ErrorKind::InvalidMedia,
-            Media::Encode { .. } => ErrorKind::Internal,
+            Media::TooManyBytes { .. }
+            | Media::TooManyPixels { .. }
+            | Media::TooManyFrames { .. }
+            | Media::TimedOut { .. }
+            | Media::OutOfMemory { .. } => ErrorKind::TooLarge,
+            Media::UnknownFormat
+            | Media::Damaged { .. }
+            | Media::NotAVideo { .. }
+            | Media::DamagedVideo { .. }
+            | Media::NoSuchFrame { .. } => ErrorKind::InvalidMedia,
+            Media::Cancelled => ErrorKind::Cancelled,
+            Media::Encode { .. } | Media::EncodeVideo { .. } | Media::NoProgram { .. } => ErrorKind::Internal,
             Media::DiskFull { .. } => ErrorKind::StorageFull,
             Media::Io { .. } => ErrorKind::Storage,
         };
