@@ -1,4 +1,4 @@
-//! aMUSEd and the parts it shares: CLIP text encoder, VQ decoder, schedulers.
+//! The models: aMUSEd with the CLIP text encoder, VQ decoder and scheduler, and SmolVLM2 with the Llama decoder.
 //!
 //! Each model is read from a Hugging Face folder and written once on `sango-tensor`. Files, structs and fields have the
 //! names of the `diffusers` and `transformers` implementations, which are the specification. [`parity::run`] is how
@@ -26,8 +26,10 @@ mod config;
 mod detect;
 mod error;
 mod folder;
+pub mod llama;
 pub mod parity;
 pub mod pixels;
+pub mod smolvlm2;
 
 pub use detect::{ModelKind, detect};
 pub use error::{ModelError, Result};
