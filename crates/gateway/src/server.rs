@@ -87,7 +87,7 @@ pub enum ServeError {
 /// # Errors
 /// As [`Server::bind`] and [`Server::run`].
 pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-    let runner = Arc::new(ModelRunner::new(&config.models_dir, config.load));
+    let runner = Arc::new(ModelRunner::new(&config.models_dir, config.load.clone()));
     let engine_config = EmbeddedConfig {
         workers: config.workers,
         max_unfinished: config.max_unfinished,
