@@ -1,5 +1,6 @@
 /** The frames that the model was shown, with their times; choosing one takes the video there. */
 
+import type { ShownFrame } from "../protocol/types";
 import type { Run } from "../run";
 import { byId, make, setText } from "./dom";
 
@@ -36,7 +37,7 @@ export class ShownFrames {
     const key = `${run?.job.id} ${shown.length}`;
     if (key !== this.#key) {
       this.#key = key;
-      this.#list.replaceChildren(...shown.map(({ timestamp }, index) => frameElement(timestamp, index)));
+      this.#list.replaceChildren(...shown.map((_, index) => frameElement(timeOf(shown, index), index)));
       const count = shown.length === 1 ? "This frame was" : `These ${shown.length} frames were`;
       setText(byId("shown-title", HTMLElement), `${count} shown to the model. Choose one to see it in the video.`);
     }
@@ -62,11 +63,20 @@ export class ShownFrames {
   }
 }
 
-function frameElement(timestamp: string, index: number): HTMLLIElement {
-  const button = make("button", "frame", make("span", "frame-time", timestamp));
+/** Minutes and seconds, as the model is told them; where these would be alike, the seconds more precisely. */
+function timeOf(shown: readonly ShownFrame[], index: number): string {
+  const frame = shown[index];
+  if (!frame) return "";
+  const alike = shown.filter(({ media, timestamp }) => media === frame.media && timestamp === frame.timestamp);
+  const precise = alike.length > 1 || shown.every(({ time }) => time < 10);
+  return precise ? `${frame.time.toFixed(1)} s` : frame.timestamp;
+}
+
+function frameElement(time: string, index: number): HTMLLIElement {
+  const button = make("button", "frame", make("span", "frame-time", time));
   button.type = "button";
   button.dataset["index"] = String(index);
-  button.ariaLabel = `Frame ${index + 1}, at ${timestamp}`;
+  button.ariaLabel = `Frame ${index + 1}, at ${time}`;
   button.tabIndex = index === 0 ? 0 : -1;
   return make("li", "", button);
 }
