@@ -107,7 +107,7 @@ impl SmolVLMForConditionalGeneration {
         }
         let tokens = self.config.image_tokens(height, width)?;
         let masks = self.patch_masks(pixel_attention_mask, [n, height, width])?;
-        let at_once = (PATCHES_AT_ONCE / masks[0].real.len()).max(1);
+        let at_once = self.pictures_at_once((height, width));
         let mut parts = Vec::with_capacity(n.div_ceil(at_once));
         for start in (0..n).step_by(at_once) {
             let count = at_once.min(n - start);
@@ -121,6 +121,12 @@ impl SmolVLMForConditionalGeneration {
         let features = Tensor::cat(&parts.iter().collect::<Vec<_>>(), 0)?;
         debug_assert_eq!(features.shape()[1], tokens);
         Ok(features)
+    }
+
+    /// How many pictures of (height, width) go through the vision tower together.
+    pub fn pictures_at_once(&self, (height, width): (usize, usize)) -> usize {
+        let patch = self.config.vision_config.patch_size;
+        (PATCHES_AT_ONCE / ((height / patch) * (width / patch)).max(1)).max(1)
     }
 
     fn patch_masks(&self, mask: Option<&Tensor>, [n, height, width]: [usize; 3]) -> Result<Vec<PatchMask>> {
