@@ -56,11 +56,13 @@ impl SmolVLMForConditionalGeneration {
         };
         let vision_model = SmolVLMVisionTransformer::load(&model.pp("vision_model"), vision_config, vision_activation)?;
         let connector = SmolVLMConnector::load(&model.pp("connector"), config.scale_factor, vision_width, text_width)?;
-        let text_model = LlamaModel::load(&model.pp("text_model"), checked.text)?;
+        // The tower and the connector are bound by arithmetic, of which int8 weights make no less.
+        let small = |weights: Weights| if options.int8 { weights.with_int8_linears() } else { weights };
+        let text_model = LlamaModel::load(&small(model.pp("text_model")), checked.text)?;
         // A tied head that is in the file all the same is used as it is there, as `from_pretrained` does.
         let tied = config.tie_word_embeddings && !weights.contains("lm_head.weight");
         let head = if tied { model.pp("text_model.embed_tokens") } else { weights.pp("lm_head") };
-        let lm_head = Linear::load(&head, text_width, config.text_config.vocab_size, false)?;
+        let lm_head = Linear::load(&small(head), text_width, config.text_config.vocab_size, false)?;
         weights.check_all_used(|name| name.ends_with("position_ids") || name.ends_with("rotary_emb.inv_freq"))?;
         Ok(Self { vision_model, connector, text_model, lm_head, config, generation_config, parameters })
     }
