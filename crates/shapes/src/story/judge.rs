@@ -81,9 +81,12 @@ fn caption(story: &Story, answer: &str) -> bool {
         return false;
     }
     match story.kind {
-        StoryKind::Single | StoryKind::Sequence => {
+        StoryKind::Single | StoryKind::Sequence | StoryKind::Still => {
             let mut parts = told.split(", then ");
-            let motions: Vec<_> = story.actors[0].motions.iter().map(|&motion| Some(motion)).collect();
+            let mut motions: Vec<_> = story.actors[0].motions.iter().map(|&motion| Some(motion)).collect();
+            if motions.is_empty() {
+                motions.push(None);
+            }
             let Some(Ok(first)) = parts.next().map(Prompt::parse) else { return false };
             let mut said = vec![first.motion];
             for part in parts {
@@ -137,7 +140,7 @@ mod tests {
     #[test]
     fn its_own_answers_are_right() {
         for story in many(200) {
-            assert!(story.asks().len() >= 7, "{story:?}");
+            assert!(story.asks().len() >= 6, "{story:?}");
             for ask in story.asks() {
                 let answer = story.answer(ask).expect("asked for");
                 assert!(judge(&story, ask, &answer), "{ask:?}: {answer}, {story:?}");

@@ -40,11 +40,13 @@ pub enum StoryKind {
     Swap,
     /// Two or three small objects stand still, each in a corner.
     Group,
+    /// One object stands still: a picture tells as much.
+    Still,
 }
 
 impl StoryKind {
     /// Every kind.
-    pub const ALL: &'static [Self] = &[Self::Single, Self::Sequence, Self::Pair, Self::Swap, Self::Group];
+    pub const ALL: &'static [Self] = &[Self::Single, Self::Sequence, Self::Pair, Self::Swap, Self::Group, Self::Still];
 
     /// Its name, for tables.
     pub const fn name(self) -> &'static str {
@@ -54,6 +56,7 @@ impl StoryKind {
             Self::Pair => "pair",
             Self::Swap => "swap",
             Self::Group => "group",
+            Self::Still => "still",
         }
     }
 
@@ -64,7 +67,8 @@ impl StoryKind {
             6..12 => Self::Sequence,
             12..16 => Self::Pair,
             16..18 => Self::Swap,
-            _ => Self::Group,
+            18 => Self::Group,
+            _ => Self::Still,
         }
     }
 }
@@ -206,6 +210,11 @@ impl Story {
                     two = random_motion(first.shape, rng);
                 }
                 vec![Actor::roaming(first, vec![one, two], ALWAYS, rng)]
+            }
+            StoryKind::Still => {
+                let place = rng.random_bool(0.5).then(|| Place::ALL[rng.random_range(0..Place::COUNT)]);
+                let start = Scene::sample(first, place, rng).object;
+                vec![Actor { attributes: first, place, motions: Vec::new(), seen: ALWAYS, start, reach: 0.0 }]
             }
             StoryKind::Swap => {
                 let both = cast(combinations, 2, None, rng);

@@ -115,7 +115,9 @@ impl Ask {
                 &["Which direction does {} move?", "Which way does {} go?", "In what direction does {} move?"],
                 &["Which direction does it move {}?", "Which way does it go {}?"],
             ),
-            Self::Place(which) => which.fill(&["Where is {}?", "In which corner is {}?"], &["Where is the {} shape?"]),
+            Self::Place(which) => {
+                which.fill(&["Where is {}?", "In which part of the picture is {}?"], &["Where is the {} shape?"])
+            }
             Self::Object(which) => which.fill(
                 &["What is {}?", "Describe {}."],
                 &["What comes {}?", "What do you see {}?", "Which object is {}?"],
@@ -189,7 +191,7 @@ impl Story {
     pub fn asks(&self) -> Vec<Ask> {
         let mut asks = vec![Ask::Caption, Ask::Background];
         let whiches: Vec<Which> = match self.kind {
-            StoryKind::Single | StoryKind::Sequence => vec![Which::It],
+            StoryKind::Single | StoryKind::Sequence | StoryKind::Still => vec![Which::It],
             StoryKind::Swap => vec![Which::First, Which::Last],
             StoryKind::Pair | StoryKind::Group => self
                 .actors
@@ -214,6 +216,7 @@ impl Story {
                 StoryKind::Pair => asks.push(Ask::Motion(which)),
                 StoryKind::Swap => asks.extend([Ask::Size(which), Ask::Object(which)]),
                 StoryKind::Group => asks.push(Ask::Place(which)),
+                StoryKind::Still => asks.extend([Ask::Size(which), Ask::Object(which), Ask::Place(which)]),
             }
         }
         if self.kind != StoryKind::Swap {
