@@ -78,6 +78,8 @@ error_table! {
     Interrupted, "interrupted", 503;
     /// The models folder holds no model that can do this.
     NoModel, "no_model", 503;
+    /// A program that this needs is not installed.
+    MissingProgram, "missing_program", 503;
     /// The disk is full.
     StorageFull, "storage_full", 507;
 }
@@ -143,9 +145,19 @@ impl From<sango_media::MediaError> for JobError {
     fn from(error: sango_media::MediaError) -> Self {
         use sango_media::MediaError as Media;
         let kind = match &error {
-            Media::TooManyBytes { .. } | Media::TooManyPixels { .. } => ErrorKind::TooLarge,
-            Media::UnknownFormat | Media::Damaged { .. } => ErrorKind::InvalidMedia,
-            Media::Encode { .. } => ErrorKind::Internal,
+            Media::TooManyBytes { .. }
+            | Media::TooManyPixels { .. }
+            | Media::TooManyFrames { .. }
+            | Media::TimedOut { .. }
+            | Media::OutOfMemory { .. } => ErrorKind::TooLarge,
+            Media::UnknownFormat
+            | Media::Damaged { .. }
+            | Media::NotAVideo { .. }
+            | Media::DamagedVideo { .. }
+            | Media::NoSuchFrame { .. } => ErrorKind::InvalidMedia,
+            Media::Cancelled => ErrorKind::Cancelled,
+            Media::NoProgram { .. } => ErrorKind::MissingProgram,
+            Media::Encode { .. } | Media::EncodeVideo { .. } => ErrorKind::Internal,
             Media::DiskFull { .. } => ErrorKind::StorageFull,
             Media::Io { .. } => ErrorKind::Storage,
         };

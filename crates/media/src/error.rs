@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why an image could not be read or written. Each message says what to do about it.
+/// Why an image or a video could not be read or written. Each message says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
     /// The bytes are more than [`Limits::max_bytes`](crate::Limits).
@@ -43,6 +43,63 @@ pub enum MediaError {
         /// Height of the pixels.
         height: u32,
         /// What the encoder said.
+        reason: String,
+    },
+    /// A program that reads or writes video is not there, or does not start.
+    #[error("{program} {reason}: install ffmpeg (Debian, Ubuntu: apt install ffmpeg), or name it in {variable}")]
+    NoProgram {
+        /// `ffmpeg` or `ffprobe`.
+        program: &'static str,
+        /// What happened instead.
+        reason: String,
+        /// The environment variable that says where it is.
+        variable: &'static str,
+    },
+    /// No container Sango reads, or one without a picture in it.
+    #[error("not a video Sango can read ({reason}): send MP4, MOV, WebM, MKV, AVI, MPEG-TS, GIF or animated WebP")]
+    NotAVideo {
+        /// What was found instead.
+        reason: String,
+    },
+    /// A known container whose content cannot be decoded.
+    #[error("the video is damaged: {reason}")]
+    DamagedVideo {
+        /// What the decoder said.
+        reason: String,
+    },
+    /// More frames than [`VideoLimits::max_frames`](crate::VideoLimits).
+    #[error("the video has more than the {limit} frames allowed: cut it first")]
+    TooManyFrames {
+        /// The limit it broke.
+        limit: usize,
+    },
+    /// Reading took longer than [`VideoLimits::time`](crate::VideoLimits).
+    #[error("the video could not be read within {seconds} s: send a shorter or smaller one")]
+    TimedOut {
+        /// The limit it broke.
+        seconds: u64,
+    },
+    /// The decoder wanted more than [`VideoLimits::max_memory`](crate::VideoLimits).
+    #[error("the video needs more than the {} MiB of memory allowed: scale it down first", limit >> 20)]
+    OutOfMemory {
+        /// The limit it broke, in bytes.
+        limit: u64,
+    },
+    /// Somebody asked to stop ([`VideoLimits::stop`](crate::VideoLimits)).
+    #[error("reading the video was cancelled")]
+    Cancelled,
+    /// An index past the end.
+    #[error("there is no frame {index}: the video has {frames}, counted from 0")]
+    NoSuchFrame {
+        /// What was asked for.
+        index: usize,
+        /// How many there are.
+        frames: usize,
+    },
+    /// Frames that cannot be made a video, or an encoder that failed.
+    #[error("cannot encode the video: {reason}")]
+    EncodeVideo {
+        /// What is wrong with them, or what the encoder said.
         reason: String,
     },
     /// The disk, quota or file size limit is used up.

@@ -1,4 +1,4 @@
-//! Images in and out of pixels, bounded against hostile input.
+//! Images and video in and out of pixels, bounded against hostile input.
 //!
 //! ```
 //! use sango_media::{Limits, RgbImage, encode_png, load_image_bytes, preview_png};
@@ -16,6 +16,8 @@ mod gif_file;
 mod load;
 mod png_file;
 mod resize;
+mod sniff;
+mod video;
 
 pub use atomic::write_atomic;
 pub use error::MediaError;
@@ -24,3 +26,5 @@ pub use image::{GrayImage, Rgb, RgbImage};
 pub use load::{Limits, MediaFormat, Probe, load_image, load_image_bytes, load_mask, load_mask_bytes, probe};
 pub use png_file::{encode_png, save_png};
 pub use resize::{Filter, fit_within, preview_png, resize, resize_mask};
+pub use sniff::{MediaKind, sniff, sniff_file};
+pub use video::{StopCheck, Video, VideoFrame, VideoInfo, VideoLimits, ffmpeg_version};

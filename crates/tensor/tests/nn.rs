@@ -75,6 +75,45 @@ fn bf16_layers_are_close_and_smaller() {
 }
 
 #[test]
+fn int8_layers_are_close_whatever_the_number_of_rows() {
+    let w = tensor(&[48, 64], 2);
+    let weights = checkpoint(&[("weight", &w)]).with_int8_linears();
+    let below = weights.pp("below");
+    assert!(below.int8_linears() && below.compute_dtype() == DType::BF16);
+    assert!(!below.with_dtype(DType::BF16).int8_linears());
+    let layer = nn::Linear::load(&weights, 64, 48, false).unwrap();
+    assert_eq!(layer.dtype(), DType::BF16);
+    for rows in [1, 4, 5, 40] {
+        let x = tensor(&[rows, 64], 1);
+        let (found, expected) = (layer.forward(&x).unwrap(), linear(&x, &w, None));
+        let error: f64 = found.as_f32().unwrap().iter().zip(&expected).map(|(&f, e)| (f64::from(f) - e).powi(2)).sum();
+        let norm: f64 = expected.iter().map(|e| e * e).sum();
+        assert!(error.sqrt() < 1e-2 * norm.sqrt(), "{rows} rows: {}", (error / norm).sqrt());
+    }
+}
+
+#[test]
+fn values_and_gates_of_two_layers_are_one_gated_layer() {
+    let (up, gate) = (tensor(&[20, 24], 1), tensor(&[20, 24], 2));
+    let (up_bias, gate_bias) = (tensor(&[20], 3), tensor(&[20], 4));
+    let weights = checkpoint(&[
+        ("up.weight", &up),
+        ("up.bias", &up_bias),
+        ("gate.weight", &gate),
+        ("gate.bias", &gate_bias),
+        ("both.weight", &Tensor::cat(&[&up, &gate], 0).unwrap()),
+        ("both.bias", &Tensor::cat(&[&up_bias, &gate_bias], 0).unwrap()),
+    ]);
+    let x = tensor(&[5, 24], 5);
+    for bias in [true, false] {
+        let split = nn::GatedLinear::load_split(&weights.pp("up"), &weights.pp("gate"), 24, 20, bias).unwrap();
+        let whole = nn::GatedLinear::load(&weights.pp("both"), 24, 20, bias).unwrap();
+        let (split, whole) = [split, whole].map(|l| l.forward_gated(&x, Activation::Silu).unwrap()).into();
+        assert_eq!(split.as_f32().unwrap(), whole.as_f32().unwrap());
+    }
+}
+
+#[test]
 fn gated_linear_is_value_times_activated_gate() {
     let (x, w, b) = (tensor(&[5, 24], 1), tensor(&[2 * 20, 24], 2), tensor(&[40], 3));
     let weights = checkpoint(&[("weight", &w), ("bias", &b)]);

@@ -38,8 +38,10 @@ enum {
 /* A bf16 number: the upper half of the f32 with the same value. */
 typedef uint16_t sango_bf16;
 
-/* Number format of packed weights. With bf16, activations are rounded to bf16 before they are multiplied. */
-enum { SANGO_PRECISION_F32 = 0, SANGO_PRECISION_BF16 = 1 };
+/* Number format of packed weights. With bf16 and int8, activations are rounded to bf16 before they are multiplied. int8
+ * weights have one scale per weight row, which maps the row's largest magnitude to 127; a row with a number that is not
+ * finite yields NaN. */
+enum { SANGO_PRECISION_F32 = 0, SANGO_PRECISION_BF16 = 1, SANGO_PRECISION_INT8 = 2 };
 
 /* x; x Phi(x); its tanh approximation; x sigmoid(1.702 x); x sigmoid(x). */
 enum {

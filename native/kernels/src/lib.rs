@@ -4,8 +4,8 @@
 //! `include/sango_kernels.h` check their arguments and then call the same implementation, which picks its instructions
 //! at run time ([`Isa`]): a scalar reference, AVX2 + FMA, AVX-512 (with and without bf16) and AMX.
 //!
-//! Activations are row-major f32 (or bf16, where an operation says so), images are channels-last (`[n, h, w, c]`), and weights are packed once, in f32 or
-//! bf16, into panels that every instruction set reads ([`PackedWeights`]).
+//! Activations are row-major f32 (or bf16, where an operation says so), images are channels-last (`[n, h, w, c]`), and weights are packed once, in f32,
+//! bf16 or int8, into panels that every instruction set reads ([`PackedWeights`]).
 //!
 //! ```
 //! use sango_kernels::{Epilogue, PackedWeights, Precision, gemm};

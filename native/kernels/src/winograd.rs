@@ -315,6 +315,7 @@ impl Kernel for TransformOutput<'_> {
                         first_row: (image * out_h + oy + y) * out_w + ox,
                         rows: SIDE.min(out_w - ox),
                         sums: pixels.0[y * SIDE].as_ptr(),
+                        scales: None,
                         finish: self.finish,
                         out: self.out,
                     };

@@ -56,7 +56,7 @@ impl<T: Copy> Drop for Guarded<T> {
 #[test]
 fn gemm_stays_inside() {
     for (m, n, k) in [(1, 1, 1), (3, 17, 5), (8, 32, 32), (13, 33, 65), (33, 50, 31), (40, 16, 100)] {
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in Precision::ALL {
             let a = Guarded::new(&noise(m * k, 1));
             let w = Guarded::new(&noise(n * k, 2));
             let narrow: Vec<bf16> = w.get().iter().map(|&v| bf16::from_f32(v)).collect();
@@ -92,7 +92,7 @@ fn conv2d_stays_inside() {
         let w = Guarded::new(&noise(c_out * (c_in / groups) * 9, 2));
         let bias = Guarded::new(&noise(c_out, 3));
         let epilogue = Epilogue { bias: Some(bias.get()), ..Epilogue::default() };
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in Precision::ALL {
             let packed = PackedConv2d::from_f32(w.get(), (c_out, c_in, 3, 3), groups, precision).unwrap();
             for isa in isas() {
                 let mut out = Guarded::new(&vec![0.0; shape.n * out_h * out_w * c_out]);

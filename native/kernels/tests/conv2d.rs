@@ -4,7 +4,7 @@ mod support;
 
 use proptest::prelude::*;
 use sango_kernels::{Activation, Conv2dShape, Epilogue, Isa, KernelError, PackedConv2d, Precision, conv2d};
-use support::{Sum, activate, check, isas, noise, rounded};
+use support::{Sum, activate, check, isas, noise, rounded, stored};
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -25,19 +25,22 @@ fn case() -> impl Strategy<Value = Case> {
     let channels = (prop_oneof![1usize..20, 30usize..70], prop_oneof![1usize..10, 30usize..70]);
     let kernel = (1usize..4, 1usize..4);
     let activation = prop::sample::select(Activation::ALL.to_vec());
-    (image, channels, kernel, any::<[bool; 4]>(), activation, any::<u64>())
-        .prop_map(|((n, h, w, stride, pad, upsample), (c_in, c_out), kernel, flags, activation, seed)| Case {
-            shape: Conv2dShape { n, h, w, stride, pad, upsample },
-            c_in,
-            c_out: if flags[0] { c_in } else { c_out },
-            kernel,
-            // One channel in one group is an ordinary convolution.
-            depthwise: flags[0] && c_in > 1,
-            precision: if flags[1] { Precision::Bf16 } else { Precision::F32 },
-            bias: flags[2],
-            residual: flags[3],
-            activation,
-            seed,
+    let precision = prop::sample::select(Precision::ALL.to_vec());
+    (image, channels, kernel, any::<[bool; 3]>(), precision, activation, any::<u64>())
+        .prop_map(|((n, h, w, stride, pad, upsample), (c_in, c_out), kernel, flags, precision, activation, seed)| {
+            Case {
+                shape: Conv2dShape { n, h, w, stride, pad, upsample },
+                c_in,
+                c_out: if flags[0] { c_in } else { c_out },
+                kernel,
+                // One channel in one group is an ordinary convolution.
+                depthwise: flags[0] && c_in > 1,
+                precision,
+                bias: flags[1],
+                residual: flags[2],
+                activation,
+                seed,
+            }
         })
         .prop_filter("the kernel fits", |case| case.shape.output(case.kernel.0, case.kernel.1).is_ok())
 }
@@ -47,6 +50,7 @@ fn reference(case: &Case, x: &[f32], w: &[f32]) -> Vec<Sum> {
     let (out_h, out_w) = shape.output(kh, kw).unwrap();
     // Depthwise convolutions are computed in f32 whatever the precision.
     let precision = if depthwise { Precision::F32 } else { case.precision };
+    let w = stored(w, w.len() / c_out.max(1), precision);
     let mut sums = Vec::with_capacity(shape.n * out_h * out_w * c_out);
     for index in 0..shape.n * out_h * out_w * c_out {
         let (pixel, o) = (index / c_out, index % c_out);
@@ -62,11 +66,11 @@ fn reference(case: &Case, x: &[f32], w: &[f32]) -> Vec<Sum> {
             let (y, x_at) = (y as usize / shape.upsample, x_at as usize / shape.upsample);
             let pixel = &x[((image * shape.h + y) * shape.w + x_at) * c_in..][..c_in];
             if depthwise {
-                sum.add(rounded(pixel[o], precision) * rounded(w[o * kh * kw + tap], precision));
+                sum.add(rounded(pixel[o], precision) * w[o * kh * kw + tap]);
                 continue;
             }
             for (c, &value) in pixel.iter().enumerate() {
-                sum.add(rounded(value, precision) * rounded(w[(o * c_in + c) * kh * kw + tap], precision));
+                sum.add(rounded(value, precision) * w[(o * c_in + c) * kh * kw + tap]);
             }
         }
         sums.push(sum);
@@ -119,7 +123,7 @@ fn shapes_of_the_models() {
         seed: 5,
     };
     let downsample = Conv2dShape { stride: 2, pad: [0, 0, 1, 1], ..Conv2dShape::new(2, 16, 16, 0) };
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in Precision::ALL {
         for case in [
             case(16, 16, 128, 128, 3, false, 1),
             case(8, 12, 256, 64, 3, false, 2),
@@ -178,7 +182,7 @@ fn large_images_are_accurate_relative_to_the_largest_output() {
 #[test]
 fn nan_stays_under_its_windows() {
     let (size, channels) = (8, 32);
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in Precision::ALL {
         let w = PackedConv2d::from_f32(&[1.0; 32 * 32 * 9], (channels, channels, 3, 3), 1, precision).unwrap();
         for isa in isas() {
             let mut x = vec![1.0; size * size * channels];

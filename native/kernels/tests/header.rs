@@ -163,6 +163,7 @@ fn codes_match() {
     has("SANGO_ISA_UNAVAILABLE", "mmx".parse::<sango_kernels::Isa>().unwrap_err().status());
     has("SANGO_PRECISION_F32", Precision::F32 as i32);
     has("SANGO_PRECISION_BF16", Precision::Bf16 as i32);
+    has("SANGO_PRECISION_INT8", Precision::Int8 as i32);
     for (name, activation) in [
         ("NONE", Activation::None),
         ("GELU", Activation::Gelu),

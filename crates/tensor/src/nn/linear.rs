@@ -3,7 +3,7 @@
 use half::bf16;
 use sango_kernels::{Activation, Epilogue, Number, PackedWeights, Precision, attends_in_bf16, gemm};
 
-use super::{f32_of, optional_vector, precision};
+use super::{f32_of, linear_precision, optional_vector};
 use crate::buffer::{Buffer, Kept};
 use crate::error::{Result, TensorError};
 use crate::storage::Storage;
@@ -46,6 +46,20 @@ impl Linear {
         })
     }
 
+    /// Reads `weight` `[out_features, channels, patch, patch]`: a convolution whose stride is its size, which is a linear
+    /// layer on patches `[…, channels · patch · patch]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load_patches(weights: &Weights, channels: usize, patch: usize, out_features: usize) -> Result<Self> {
+        Ok(Self {
+            weight: pack(weights, &[out_features, channels, patch, patch], false)?,
+            bias: optional_vector(weights, "bias", out_features, true)?,
+            in_features: channels * patch * patch,
+            out_features,
+        })
+    }
+
     /// Several layers with the same input as one: their matrices one below the other, so that the outputs of
     /// `to_q`, `to_k` and `to_v`, for example, come side by side from one product. `out_features` has one entry for
     /// each place in `weights`.
@@ -59,18 +73,10 @@ impl Linear {
                 format!("{} layers with {} sizes", weights.len(), out_features.len()),
             ));
         }
-        let rows: usize = out_features.iter().sum();
-        let mut elements = Vec::with_capacity(rows * in_features);
-        let mut biases = Vec::with_capacity(rows);
-        for (weights, &n) in weights.iter().zip(out_features) {
-            elements.extend_from_slice(weights.get_f32("weight", &[n, in_features])?.as_f32()?);
-            if bias {
-                biases.extend_from_slice(weights.get_f32("bias", &[n])?.as_f32()?);
-            }
-        }
+        let rows = out_features.iter().sum();
         Ok(Self {
-            weight: PackedWeights::from_f32(&elements, rows, in_features, precision(weights[0]))?,
-            bias: bias.then(|| Tensor::from_vec(biases, &[rows])).transpose()?,
+            weight: pack_stacked(weights, in_features, out_features, false)?,
+            bias: stacked_bias(weights, out_features, bias)?,
             in_features,
             out_features: rows,
         })
@@ -89,7 +95,7 @@ impl Linear {
         Ok(Self { weight, bias, in_features, out_features })
     }
 
-    /// The type it multiplies in.
+    /// The type it multiplies in: `BF16` for int8 weights as well.
     pub fn dtype(&self) -> DType {
         dtype(&self.weight)
     }
@@ -118,6 +124,15 @@ impl Linear {
     /// As [`Linear::forward`].
     pub fn forward_act(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.run(x, activation, None, DType::F32)
+    }
+
+    /// [`Linear::forward_act`] with the result in the type the layer multiplies in: half the memory traffic, for what is
+    /// next read by a product that would round it anyway.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_act_narrow(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.run(x, activation, None, self.dtype())
     }
 
     /// `forward(x) + residual`; `residual` has the shape of the result.
@@ -158,6 +173,27 @@ impl GatedLinear {
         })
     }
 
+    /// A gated layer whose values and gates are two layers of the file, each with `weight` `[out_features, in_features]`
+    /// and, when `bias`, `bias` `[out_features]`: the `up_proj` and `gate_proj` of Llama.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load_split(
+        value: &Weights,
+        gate: &Weights,
+        in_features: usize,
+        out_features: usize,
+        bias: bool,
+    ) -> Result<Self> {
+        let (weights, sizes) = ([value, gate], [out_features; 2]);
+        Ok(Self {
+            weight: pack_stacked(&weights, in_features, &sizes, true)?,
+            bias: stacked_bias(&weights, &sizes, bias)?,
+            in_features,
+            out_features,
+        })
+    }
+
     /// `[…, in_features]` → `[…, out_features]`, in the type the layer multiplies in: half the memory
     /// traffic, for what is next read by a product that would round it anyway.
     ///
@@ -173,7 +209,7 @@ impl GatedLinear {
 fn pack(weights: &Weights, shape: &[usize], gated: bool) -> Result<PackedWeights> {
     let view = weights.checked_view("weight", shape)?;
     let (n, k) = (shape[0], shape[1..].iter().product());
-    let precision = precision(weights);
+    let precision = linear_precision(weights);
     Ok(match (view.floats()?, gated) {
         (Floats::F32(w), false) => PackedWeights::from_f32(&w, n, k, precision)?,
         (Floats::F32(w), true) => PackedWeights::from_f32_gated(&w, n, k, precision)?,
@@ -182,10 +218,41 @@ fn pack(weights: &Weights, shape: &[usize], gated: bool) -> Result<PackedWeights
     })
 }
 
+/// Packs the matrices of several layers one below the other.
+fn pack_stacked(
+    weights: &[&Weights],
+    in_features: usize,
+    out_features: &[usize],
+    gated: bool,
+) -> Result<PackedWeights> {
+    let rows: usize = out_features.iter().sum();
+    let mut elements = Vec::new();
+    for (weights, &n) in weights.iter().zip(out_features) {
+        let part = weights.get_f32("weight", &[n, in_features])?;
+        // Only now: before a tensor has the sizes asked for, they may be anything.
+        elements.reserve_exact(rows * in_features - elements.len());
+        elements.extend_from_slice(part.as_f32()?);
+    }
+    let pack = if gated { PackedWeights::from_f32_gated } else { PackedWeights::from_f32 };
+    Ok(pack(&elements, rows, in_features, linear_precision(weights[0]))?)
+}
+
+fn stacked_bias(weights: &[&Weights], out_features: &[usize], bias: bool) -> Result<Option<Tensor>> {
+    if !bias {
+        return Ok(None);
+    }
+    let mut biases = Vec::new();
+    for (weights, &n) in weights.iter().zip(out_features) {
+        biases.extend_from_slice(weights.get_f32("bias", &[n])?.as_f32()?);
+    }
+    let len = biases.len();
+    Ok(Some(Tensor::from_vec(biases, &[len])?))
+}
+
 fn dtype(weight: &PackedWeights) -> DType {
     match weight.precision() {
         Precision::F32 => DType::F32,
-        Precision::Bf16 => DType::BF16,
+        Precision::Bf16 | Precision::Int8 => DType::BF16,
     }
 }
 

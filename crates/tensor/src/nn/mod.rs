@@ -23,6 +23,11 @@ fn precision(weights: &Weights) -> Precision {
     if weights.compute_dtype() == DType::BF16 { Precision::Bf16 } else { Precision::F32 }
 }
 
+/// How matrices of linear layers loaded from here are packed.
+fn linear_precision(weights: &Weights) -> Precision {
+    if weights.int8_linears() { Precision::Int8 } else { precision(weights) }
+}
+
 /// The one-dimensional tensor `name`, when the layer has it.
 fn optional_vector(weights: &Weights, name: &str, len: usize, present: bool) -> Result<Option<Tensor>> {
     present.then(|| weights.get_f32(name, &[len])).transpose()

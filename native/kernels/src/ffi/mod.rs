@@ -158,11 +158,8 @@ fn activation(value: i32) -> Result<Activation, KernelError> {
 }
 
 fn precision(value: i32) -> Result<Precision, KernelError> {
-    match value {
-        0 => Ok(Precision::F32),
-        1 => Ok(Precision::Bf16),
-        _ => Err(KernelError::InvalidEnum { what: "precision", value: value.into() }),
-    }
+    let found = Precision::ALL.into_iter().find(|p| *p as i32 == value);
+    found.ok_or(KernelError::InvalidEnum { what: "precision", value: value.into() })
 }
 
 /// A slice over C memory; empty when `len` is 0, whatever the pointer.

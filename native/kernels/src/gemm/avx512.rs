@@ -7,9 +7,14 @@ use std::arch::x86_64::*;
 
 use super::PANEL;
 use super::driver::Tile;
+use crate::simd::prefetch;
 
 /// Rows of a full tile.
 pub(crate) const ROWS: usize = 8;
+/// Up to this many rows the weights' bandwidth is the limit.
+const FEW: usize = 4;
+/// How far ahead weights are brought in then, in bytes.
+const AHEAD: usize = 2048;
 
 /// One step of the reduction: what is loaded, and how it is multiplied and added.
 trait Step {
@@ -148,6 +153,10 @@ unsafe fn multiply<S: Step, const LIVE: usize, const VECTORS: usize>(tile: &Tile
             }
             let panel = tile.panel.add(tap * tile.tap_bytes + first * 128);
             for step in 0..steps {
+                if LIVE <= FEW {
+                    prefetch(panel.wrapping_add(step * 128 + AHEAD));
+                    prefetch(panel.wrapping_add(step * 128 + AHEAD + 64));
+                }
                 let b: [S::B; VECTORS] = std::array::from_fn(|vector| S::weights(panel.add(step * 128), vector));
                 for row in 0..LIVE {
                     let a = S::rows(rows[row].add(step * S::ROW_BYTES));

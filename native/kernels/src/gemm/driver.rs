@@ -14,7 +14,7 @@ use crate::{Isa, KernelError, scratch};
 
 use super::epilogue::{Finish, Store};
 use super::rows::{Dtype, Number, RowFormat, Rows, row_bytes};
-use super::{PANEL, PackedWeights, Precision, row_format, scalar};
+use super::{PANEL, PackedWeights, Precision, int8, row_format, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512};
 
@@ -68,6 +68,8 @@ pub(crate) struct Kernel {
     pub multiply: unsafe fn(&Tile<'_>),
     /// Whether `multiply` reads [`Tile::row_strides`].
     pub strides: bool,
+    /// Whether `multiply` reads bf16 panels where the weights are int8: each is expanded first.
+    pub expand: bool,
     /// What the task's thread has to do before the first and after the last tile.
     pub around: Option<Around>,
 }
@@ -123,6 +125,10 @@ pub(crate) fn kernel(precision: Precision, m: usize) -> Kernel {
     if isa == Isa::Amx && (precision == Precision::F32 || m <= FEW_ROWS) {
         isa = Isa::Avx512Bf16;
     }
+    if precision == Precision::Int8 {
+        // Every int8 is a bf16 too.
+        return int8::kernel(isa, m).unwrap_or_else(|| Kernel { expand: true, ..kernel(Precision::Bf16, m) });
+    }
     let plain = |tile_rows, block, multiply| Kernel {
         tile_rows,
         block,
@@ -131,6 +137,7 @@ pub(crate) fn kernel(precision: Precision, m: usize) -> Kernel {
         isa,
         multiply,
         strides: false,
+        expand: false,
         around: None,
     };
     match (isa, precision) {
@@ -153,12 +160,12 @@ pub(crate) fn kernel(precision: Precision, m: usize) -> Kernel {
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, Precision::Bf16) => plain(avx2::ROWS, 512, avx2::multiply_bf16),
         (_, Precision::F32) => plain(8, 256, scalar::multiply_f32),
-        (_, Precision::Bf16) => plain(8, 256, scalar::multiply_bf16),
+        (_, _) => plain(8, 256, scalar::multiply_bf16),
     }
 }
 
 /// Up to here the weights' bandwidth is the limit, and a 32-row tile would mostly multiply zeros.
-const FEW_ROWS: usize = 4;
+pub(super) const FEW_ROWS: usize = 4;
 
 /// Entries of the row-pointer table of one task: 32 KiB, which stays in L2 beside a panel.
 const TABLE: usize = 4096;
@@ -187,9 +194,17 @@ pub(crate) unsafe fn run(
     parallel_for(plan.tasks(), &|task| {
         let sums_bytes = plan.task_rows * PANEL * size_of::<f32>();
         let entries = w.taps * plan.task_rows;
-        let result = scratch::with(sums_bytes + (entries + entries.div_ceil(GROUP)) * size_of::<usize>(), |memory| {
+        let table_bytes = (entries + entries.div_ceil(GROUP)) * size_of::<usize>();
+        let table_bytes = table_bytes.next_multiple_of(64);
+        let expanded_bytes = if kernel.expand { int8::expanded_bytes(w) } else { 0 };
+        let result = scratch::with(sums_bytes + table_bytes + expanded_bytes, |memory| {
             let table = memory.wrapping_add(sums_bytes).cast::<*const u8>();
-            let memory = Memory { sums: memory.cast(), table, strides: table.wrapping_add(entries).cast() };
+            let memory = Memory {
+                sums: memory.cast(),
+                table,
+                strides: table.wrapping_add(entries).cast(),
+                expanded: memory.wrapping_add(sums_bytes + table_bytes),
+            };
             // SAFETY: the scratch is that large; the caller vouches for the rest.
             unsafe {
                 kernel.around.inspect(|around| (around.before)());
@@ -241,6 +256,8 @@ struct Memory {
     table: *mut *const u8,
     /// `[taps][task_rows / 16]`
     strides: *mut usize,
+    /// A panel of int8 weights as bf16, for kernels with [`Kernel::expand`].
+    expanded: *mut u8,
 }
 
 /// # Safety
@@ -261,7 +278,7 @@ unsafe fn run_task(
     let first_row = (task % chunks) * plan.task_rows;
     let live_rows = plan.task_rows.min(plan.m - first_row);
     let first_panel = (task / chunks) * plan.task_panels;
-    let Memory { sums, table, strides } = *memory;
+    let Memory { sums, table, strides, expanded } = *memory;
     for tap in 0..w.taps {
         // SAFETY: the table has a row of entries per tap, initialised memory like all scratch.
         let pointers = unsafe { std::slice::from_raw_parts_mut(table.add(tap * plan.task_rows), live_rows) };
@@ -274,6 +291,13 @@ unsafe fn run_task(
         }
     }
     for panel in first_panel..(first_panel + plan.task_panels).min(plan.panels) {
+        let (weights, tap_bytes) = if kernel.expand {
+            // SAFETY: the scratch has room for a panel.
+            unsafe { int8::expand(kernel.isa, w, panel, expanded) };
+            (expanded.cast_const(), 2 * w.tap_bytes())
+        } else {
+            (w.panel(panel), w.tap_bytes())
+        };
         for (i, block) in blocks.iter().enumerate() {
             for row in (0..live_rows).step_by(kernel.tile_rows) {
                 let tile = Tile {
@@ -283,9 +307,9 @@ unsafe fn run_task(
                     // SAFETY: as above; tiles of kernels that read strides are a multiple of 16 rows.
                     row_strides: unsafe { strides.add(row / GROUP) },
                     live: kernel.tile_rows.min(live_rows - row),
-                    panel: w.panel(panel),
+                    panel: weights,
                     ahead: ahead(w, panel, block, row / kernel.tile_rows, live_rows.div_ceil(kernel.tile_rows)),
-                    tap_bytes: w.tap_bytes(),
+                    tap_bytes,
                     block,
                     // SAFETY: the sums have task_rows rows.
                     sums: unsafe { sums.add(row * PANEL) },
@@ -297,20 +321,21 @@ unsafe fn run_task(
                 if i + 1 < blocks.len() {
                     continue;
                 }
-                let (rows, sums) = (tile.live, tile.sums);
+                let (first_row, rows, sums, scales) = (first_row + row, tile.live, tile.sums, w.scales(panel));
                 // SAFETY: the panel's columns and these rows exist in the output.
-                unsafe { Store { w, panel, first_row: first_row + row, rows, sums, finish, out }.store(kernel.isa) };
+                unsafe { Store { w, panel, first_row, rows, sums, scales, finish, out }.store(kernel.isa) };
             }
         }
     }
 }
 
 /// Where one of `parts` shares of the weights that follow a block begins: the same tap's next channels, the next tap or the
-/// next panel, all of which lie side by side.
+/// next panel, all of which lie side by side. (Of int8 weights a share of the next panel, which is what is expanded next.)
 fn ahead(w: &PackedWeights, panel: usize, block: &Block, part: usize, parts: usize) -> *const u8 {
     let bytes = block.taps.len() * block.channels.len().next_multiple_of(PANEL) * w.row_bytes();
     let start = block.taps.start * w.tap_bytes() + block.channels.start * w.row_bytes();
-    w.panel(panel).wrapping_add(start + bytes + bytes.div_ceil(parts) * part)
+    let next = if w.precision == Precision::Int8 { w.panel_bytes() } else { bytes };
+    w.panel(panel).wrapping_add(start + next + bytes.div_ceil(parts) * part)
 }
 
 /// The distance between successive rows of a full group if it is always the same, else 0.

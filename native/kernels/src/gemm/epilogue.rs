@@ -1,4 +1,4 @@
-//! From f32 sums to output: bias, activation or gate, residual, rounding.
+//! From f32 sums to output: scale, bias, activation or gate, residual, rounding.
 
 use crate::simd::{self, Kernel, Scalar, Simd, math};
 use crate::{Activation, Isa};
@@ -26,6 +26,8 @@ pub(crate) struct Store<'a> {
     pub rows: usize,
     /// `[rows][32]`
     pub sums: *const f32,
+    /// Factors of the panel's columns, for int8 weights.
+    pub scales: Option<*const f32>,
     pub finish: &'a Finish,
     pub out: Output,
 }
@@ -51,11 +53,17 @@ impl Store<'_> {
         unsafe {
             let sums = self.sums.add(row * PANEL + column);
             let mut value = S::load(sums);
+            if let Some(scales) = self.scales {
+                value = S::mul(value, S::load(scales.add(column)));
+            }
             if let Some(bias) = self.finish.bias {
                 value = S::add(value, S::load(bias.add(n)));
             }
             if self.w.gated {
                 let mut gate = S::load(sums.add(width));
+                if let Some(scales) = self.scales {
+                    gate = S::mul(gate, S::load(scales.add(width + column)));
+                }
                 if let Some(bias) = self.finish.bias {
                     gate = S::add(gate, S::load(bias.add(self.w.n / 2 + n)));
                 }

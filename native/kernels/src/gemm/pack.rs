@@ -3,7 +3,8 @@
 //! The output columns are cut into panels of 32. A panel holds, for each tap (1 for a matrix, `kh · kw` for a
 //! convolution) and each input channel, its 32 weights side by side. In bf16 two successive channels are interleaved (the
 //! "VNNI" order of `vdpbf16ps` and `tdpbf16ps`) and every tap is padded with zeros to a multiple of 32 channels, so that a
-//! panel is a whole number of AMX tiles. For gated weights a panel holds 16 value columns and then their 16 gates.
+//! panel is a whole number of AMX tiles. int8 is laid out as f32 is, a byte per weight, with a scale per column beside the
+//! panels. For gated weights a panel holds 16 value columns and then their 16 gates.
 
 use half::bf16;
 
@@ -27,6 +28,14 @@ pub enum Precision {
     F32 = 0,
     /// bf16 weights; activations are rounded to bf16 and products accumulated in f32.
     Bf16 = 1,
+    /// int8 weights with one f32 scale per weight row, which maps the row's largest magnitude to 127. Otherwise as
+    /// [`Precision::Bf16`]: only the weights are quantised.
+    Int8 = 2,
+}
+
+impl Precision {
+    /// Every number format, in the order of their C values.
+    pub const ALL: [Precision; 3] = [Self::F32, Self::Bf16, Self::Int8];
 }
 
 /// A weight matrix (or convolution kernel) in the order the kernels read it.
@@ -37,6 +46,8 @@ pub struct PackedWeights {
     pub(crate) precision: Precision,
     pub(crate) gated: bool,
     data: AlignedBytes,
+    /// For int8: the factor of every column of every panel, f32. Else empty.
+    scales: AlignedBytes,
 }
 
 /// Where element `(row n, tap, channel)` of the source lies, in elements.
@@ -68,7 +79,8 @@ impl Element for f32 {
 
 impl Element for bf16 {
     fn f32(self) -> f32 {
-        self.to_f32()
+        // Unlike `bf16::to_f32` without a branch.
+        f32::from_bits(u32::from(self.to_bits()) << 16)
     }
     fn bf16(self) -> bf16 {
         self
@@ -120,7 +132,7 @@ impl PackedWeights {
         expect_len("w", w.len(), &[n, k])?;
         let layout = Layout { n_stride: k, tap_stride: 0, channel_stride: 1 };
         // SAFETY: the slice holds n rows of k elements.
-        unsafe { Self::pack(w.as_ptr(), layout, n, 1, k, precision, gated) }
+        unsafe { Self::pack(w.as_ptr(), layout, (n, 1, k), precision, gated) }
     }
 
     /// Packs `n · taps · channels` elements found through `layout`.
@@ -130,9 +142,23 @@ impl PackedWeights {
     pub(crate) unsafe fn pack<T: Element>(
         w: *const T,
         layout: Layout,
-        n: usize,
-        taps: usize,
-        channels: usize,
+        sizes: (usize, usize, usize),
+        precision: Precision,
+        gated: bool,
+    ) -> Result<Self, KernelError> {
+        // SAFETY: passed on from the caller.
+        unsafe { Self::pack_into(AlignedBytes::zeroed_to_stay, w, layout, sizes, precision, gated) }
+    }
+
+    /// [`Self::pack`] into memory from `allocate`.
+    ///
+    /// # Safety
+    /// As [`Self::pack`].
+    pub(crate) unsafe fn pack_into<T: Element>(
+        allocate: fn(usize) -> Result<AlignedBytes, KernelError>,
+        w: *const T,
+        layout: Layout,
+        (n, taps, channels): (usize, usize, usize),
         precision: Precision,
         gated: bool,
     ) -> Result<Self, KernelError> {
@@ -141,30 +167,71 @@ impl PackedWeights {
         }
         // Leave room for the padding of both dimensions.
         elements("w", &[n.saturating_add(2 * PANEL), taps, channels.saturating_add(PANEL)])?;
-        let mut packed = Self { n, taps, channels, precision, gated, data: AlignedBytes::zeroed(0)? };
-        packed.data = AlignedBytes::zeroed(packed.panels() * packed.panel_bytes())?;
+        let nothing = || AlignedBytes::zeroed(0);
+        let mut packed = Self { n, taps, channels, precision, gated, data: nothing()?, scales: nothing()? };
+        packed.data = allocate(packed.panels() * packed.panel_bytes())?;
+        if precision == Precision::Int8 {
+            packed.scales = allocate(packed.panels() * PANEL * size_of::<f32>())?;
+        }
         let (src, dst) = (Shared::new(w.cast_mut()), Shared::new(packed.data.as_mut_ptr::<u8>()));
+        let scales = Shared::new(packed.scales.as_mut_ptr::<f32>());
         let this = &packed;
         parallel_for(this.panels(), &|panel| {
-            // SAFETY: panel < panels; the caller vouches for the source.
-            unsafe { this.pack_panel(src.add(0), layout, panel, dst.add(panel * this.panel_bytes())) }
+            // SAFETY: panel < panels; the caller vouches for the source; int8 weights have scales.
+            unsafe {
+                let mut factors = [0.0; PANEL];
+                if precision == Precision::Int8 {
+                    factors = std::array::from_fn(|column| this.scale(src.add(0), layout, panel, column));
+                    scales.add(panel * PANEL).cast::<[f32; PANEL]>().write(factors);
+                }
+                this.pack_panel(src.add(0), layout, panel, &factors, dst.add(panel * this.panel_bytes()));
+            }
         });
         Ok(packed)
     }
 
+    /// What the integers of a column are to be multiplied by: NaN where a weight is not finite, so that what it takes part
+    /// in is not, either.
+    ///
+    /// # Safety
+    /// As [`Self::pack`].
+    unsafe fn scale<T: Element>(&self, w: *const T, layout: Layout, panel: usize, column: usize) -> f32 {
+        let Some(row) = self.source_row(panel, column) else { return 0.0 };
+        // As integers magnitudes keep their order, and infinity and NaN come last.
+        let mut largest = 0;
+        for tap in 0..self.taps {
+            // SAFETY: the row, tap and channels exist in the source.
+            let src = unsafe { w.add(row * layout.n_stride + tap * layout.tap_stride) };
+            for channel in 0..self.channels {
+                // SAFETY: as above.
+                let value = unsafe { *src.add(channel * layout.channel_stride) }.f32();
+                largest = largest.max(value.abs().to_bits());
+            }
+        }
+        let largest = f32::from_bits(largest);
+        if largest.is_finite() { largest / 127.0 } else { f32::NAN }
+    }
+
     /// # Safety
     /// As [`Self::pack`]; `dst` has [`Self::panel_bytes`] zeroed bytes.
-    unsafe fn pack_panel<T: Element>(&self, w: *const T, layout: Layout, panel: usize, dst: *mut u8) {
+    unsafe fn pack_panel<T: Element>(
+        &self,
+        w: *const T,
+        layout: Layout,
+        panel: usize,
+        factors: &[f32; PANEL],
+        dst: *mut u8,
+    ) {
         for tap in 0..self.taps {
             for first in (0..self.channels).step_by(BLOCK) {
                 let channels = first..(first + BLOCK).min(self.channels);
-                for column in 0..PANEL {
+                for (column, &factor) in factors.iter().enumerate() {
                     let Some(row) = self.source_row(panel, column) else { continue };
                     // SAFETY: row, tap and channels exist in the source; the destination index stays in the panel.
                     unsafe {
                         let src = w.add(row * layout.n_stride + tap * layout.tap_stride);
                         let dst = dst.add(tap * self.tap_bytes());
-                        self.pack_column(src, layout.channel_stride, channels.clone(), column, dst);
+                        self.pack_column(src, layout.channel_stride, channels.clone(), column, factor, dst);
                     }
                 }
             }
@@ -182,11 +249,18 @@ impl PackedWeights {
         stride: usize,
         channels: std::ops::Range<usize>,
         column: usize,
+        factor: f32,
         dst: *mut u8,
     ) {
         // SAFETY: passed on from the caller.
         unsafe {
             match self.precision {
+                Precision::Int8 => {
+                    let dst = dst.cast::<i8>().add(column);
+                    // Adding 1.5 · 2^23 leaves the nearest integer in the lowest bits; of NaN those are 0.
+                    let integer = |value: f32| (value / factor + 12_582_912.0).to_bits() as i8;
+                    channels.for_each(|c| *dst.add(c * PANEL) = integer((*src.add(c * stride)).f32()));
+                }
                 Precision::F32 => {
                     let dst = dst.cast::<f32>().add(column);
                     channels.for_each(|c| *dst.add(c * PANEL) = (*src.add(c * stride)).f32());
@@ -249,7 +323,14 @@ impl PackedWeights {
 
     /// Memory held, in bytes.
     pub fn bytes(&self) -> usize {
-        self.data.len()
+        self.data.len() + self.scales.len()
+    }
+
+    /// The factors of a panel's columns, for int8.
+    pub(crate) fn scales(&self, panel: usize) -> Option<*const f32> {
+        debug_assert!(panel < self.panels());
+        // SAFETY: there are as many scales as panels have columns.
+        (self.precision == Precision::Int8).then(|| unsafe { self.scales.as_ptr::<f32>().add(panel * PANEL) })
     }
 
     /// Output columns that one panel yields.
@@ -266,6 +347,7 @@ impl PackedWeights {
         match self.precision {
             Precision::F32 => PANEL * 4,
             Precision::Bf16 => PANEL * 2,
+            Precision::Int8 => PANEL,
         }
     }
 
@@ -273,7 +355,7 @@ impl PackedWeights {
     pub(crate) fn tap_bytes(&self) -> usize {
         match self.precision {
             Precision::F32 => self.channels * self.row_bytes(),
-            Precision::Bf16 => self.channels.next_multiple_of(PANEL) * self.row_bytes(),
+            Precision::Bf16 | Precision::Int8 => self.channels.next_multiple_of(PANEL) * self.row_bytes(),
         }
     }
 
@@ -305,8 +387,8 @@ pub(crate) fn row_format(isa: Isa, precision: Precision) -> super::RowFormat {
     use super::RowFormat;
     match (precision, isa) {
         (Precision::F32, _) => RowFormat::F32,
-        (Precision::Bf16, Isa::Avx512Bf16 | Isa::Amx) => RowFormat::Bf16,
-        (Precision::Bf16, _) => RowFormat::RoundedF32,
+        (_, Isa::Avx512Bf16 | Isa::Amx) => RowFormat::Bf16,
+        _ => RowFormat::RoundedF32,
     }
 }
 
@@ -332,6 +414,23 @@ mod tests {
         let at = |c: usize, column: usize| panel[(c / 2) * 64 + column * 2 + c % 2].to_f32();
         assert_eq!((at(0, 0), at(1, 0), at(2, 0), at(3, 0)), (48.0, 49.0, 50.0, 0.0));
         assert_eq!((at(0, 16), at(0, 1), at(0, 17)), (99.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn int8_keeps_the_largest_of_a_row_and_marks_what_it_cannot_hold() {
+        let w = [1.0, -2.54, 0.0, 0.011, 0.0, 0.0, f32::NAN, 3.0];
+        let packed = PackedWeights::from_f32(&w, 4, 2, Precision::Int8).unwrap();
+        assert_eq!((packed.panels(), packed.bytes()), (1, 32 * 32 + 32 * 4));
+        // SAFETY: the panel has 32 · 32 integers and 32 scales.
+        let (panel, scales) = unsafe {
+            let scales = std::slice::from_raw_parts(packed.scales(0).unwrap(), 32);
+            (std::slice::from_raw_parts(packed.panel(0).cast::<i8>(), 1024), scales)
+        };
+        assert_eq!((panel[0], panel[32]), (50, -127));
+        assert_eq!((panel[1], panel[33]), (0, 127));
+        assert_eq!((panel[2], panel[34], panel[4], panel[64]), (0, 0, 0, 0));
+        assert_eq!((scales[0], scales[2], scales[4]), (0.02, 0.0, 0.0));
+        assert!(scales[3].is_nan());
     }
 
     #[test]

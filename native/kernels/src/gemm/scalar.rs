@@ -29,6 +29,17 @@ pub(crate) unsafe fn multiply_bf16(tile: &Tile<'_>) {
     }
 }
 
+/// f32 rows (rounded to bf16) by an int8 panel.
+///
+/// # Safety
+/// Everything the tile names exists.
+pub(crate) unsafe fn multiply_int8(tile: &Tile<'_>) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        multiply(tile, |panel, channel, column| f32::from(*panel.cast::<i8>().add(channel * PANEL + column)));
+    }
+}
+
 /// # Safety
 /// Everything the tile names exists and `weight` reads within a tap.
 #[inline(always)]

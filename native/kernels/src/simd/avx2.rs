@@ -42,6 +42,21 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> __m256 {
+        // SAFETY: the instructions are there and the memory is valid (caller).
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(to: *mut [bf16; 2], even: __m256, odd: __m256) {
+        // SAFETY: the instructions are there and the memory is valid (caller).
+        unsafe {
+            let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(even));
+            _mm256_storeu_si256(to.cast(), _mm256_or_si256(low, _mm256_castps_si256(odd)));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store_bf16(to: *mut bf16, v: __m256) {
         // SAFETY: the instructions are there and the memory is valid (caller).
         unsafe {

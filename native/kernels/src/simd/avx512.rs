@@ -42,6 +42,21 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> __m512 {
+        // SAFETY: the instructions are there and the memory is valid (caller).
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(to: *mut [bf16; 2], even: __m512, odd: __m512) {
+        // SAFETY: the instructions are there and the memory is valid (caller).
+        unsafe {
+            let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(even));
+            _mm512_storeu_si512(to.cast(), _mm512_or_si512(low, _mm512_castps_si512(odd)));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store_bf16(to: *mut bf16, v: __m512) {
         // SAFETY: the instructions are there and the memory is valid (caller).
         unsafe {

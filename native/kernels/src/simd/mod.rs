@@ -11,6 +11,9 @@ pub(crate) mod math;
 
 use half::bf16;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {avx2::Avx2, avx512::Avx512};
+
 use crate::Isa;
 
 /// A vector of f32 and what can be done with it.
@@ -28,6 +31,9 @@ pub(crate) trait Simd: Copy {
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
     unsafe fn load_bf16(from: *const bf16) -> Self::V;
+    unsafe fn load_i8(from: *const i8) -> Self::V;
+    /// Stores pairs of numbers that bf16 holds exactly: `even[0]`, `odd[0]`, `even[1]`, ….
+    unsafe fn store_bf16_pairs(to: *mut [bf16; 2], even: Self::V, odd: Self::V);
     /// Rounds to nearest even; NaN stays NaN.
     unsafe fn store_bf16(to: *mut bf16, v: Self::V);
 
@@ -79,6 +85,16 @@ impl Simd for Scalar {
     unsafe fn load_bf16(from: *const bf16) -> f32 {
         // SAFETY: passed on from the caller.
         unsafe { from.read_unaligned() }.to_f32()
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> f32 {
+        // SAFETY: passed on from the caller.
+        f32::from(unsafe { *from })
+    }
+    #[inline(always)]
+    unsafe fn store_bf16_pairs(to: *mut [bf16; 2], even: f32, odd: f32) {
+        // SAFETY: passed on from the caller.
+        unsafe { to.write([bf16::from_f32(even), bf16::from_f32(odd)]) }
     }
     #[inline(always)]
     unsafe fn store_bf16(to: *mut bf16, v: f32) {
@@ -141,6 +157,30 @@ impl Simd for Scalar {
     unsafe fn largest(a: f32) -> f32 {
         a
     }
+}
+
+/// Asks for a cache line that will soon be read. The address need not exist.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch has no effect but on caches, and SSE is part of the architecture.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// [`prefetch`] into the L2 cache only.
+#[inline(always)]
+pub(crate) fn prefetch_l2<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `prefetch`.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// Work that can be done with any instruction set.

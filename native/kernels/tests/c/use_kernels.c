@@ -60,6 +60,12 @@ static void gemm(void) {
   EXPECT(sango_gemm_f32(a, 2, 5, weights, &epilogue, out, 3) == SANGO_INVALID_ENUM);
   sango_weights_free(weights);
 
+  /* The rows' largest magnitudes become 127; these weights are exact. */
+  EXPECT(sango_weights_pack_f32(w, 2, 3, 4, SANGO_PRECISION_INT8, false, &weights) == SANGO_OK);
+  EXPECT(sango_gemv_f32(a, weights, NULL, out) == SANGO_OK);
+  EXPECT(close_to(out[0], -2) && close_to(out[1], 12));
+  sango_weights_free(weights);
+
   EXPECT(sango_weights_pack_f32(w, 2, 3, 4, 7, false, &weights) == SANGO_INVALID_ENUM);
   EXPECT(weights == NULL);
   sango_weights_free(weights);

@@ -45,12 +45,26 @@ pub fn noise(len: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-/// A value as a product of this precision sees it.
+/// An activation as a product of this precision sees it.
 pub fn rounded(x: f32, precision: Precision) -> f64 {
     match precision {
         Precision::F32 => f64::from(x),
-        Precision::Bf16 => f64::from(bf16::from_f32(x)),
+        Precision::Bf16 | Precision::Int8 => f64::from(bf16::from_f32(x)),
     }
+}
+
+/// The weights of rows of `k` as products of this precision see them.
+pub fn stored(w: &[f32], k: usize, precision: Precision) -> Vec<f64> {
+    let row = |row: &[f32]| -> Vec<f64> {
+        let scale = row.iter().fold(0.0f32, |most, w| most.max(w.abs())) / 127.0;
+        let stored = |&w: &f32| match precision {
+            Precision::Int8 if scale == 0.0 => 0.0,
+            Precision::Int8 => f64::from((w / scale).round_ties_even()) * f64::from(scale),
+            _ => rounded(w, precision),
+        };
+        row.iter().map(stored).collect()
+    };
+    w.chunks(k.max(1)).flat_map(row).collect()
 }
 
 /// What a product adds up to, and the sum of magnitudes that bounds its rounding.
@@ -81,10 +95,11 @@ pub fn activate(activation: Activation, x: f64) -> f64 {
 /// A plain `[m, k] · [n, k]ᵀ`.
 pub fn reference_gemm(a: &[f32], w: &[f32], (m, n, k): (usize, usize, usize), precision: Precision) -> Vec<Sum> {
     let mut sums = vec![Sum::default(); m * n];
+    let w = stored(w, k, precision);
     for i in 0..m {
         for j in 0..n {
             for c in 0..k {
-                sums[i * n + j].add(rounded(a[i * k + c], precision) * rounded(w[j * k + c], precision));
+                sums[i * n + j].add(rounded(a[i * k + c], precision) * w[j * k + c]);
             }
         }
     }
