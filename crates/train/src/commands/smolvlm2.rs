@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use sango_train::smolvlm2::config::SmolVlmConfig;
 use sango_train::smolvlm2::evaluate::{EvaluateOptions, evaluate};
 use sango_train::smolvlm2::export::export;
+use sango_train::smolvlm2::lora_train::{self, LoraOptions};
 use sango_train::smolvlm2::tokenizer::ShapesTokenizer;
 use sango_train::smolvlm2::train::{self, TrainOptions};
 use sango_train::smolvlm2::vision_train::{self, VisionOptions};
@@ -63,6 +64,16 @@ pub enum Stage {
         #[arg(long, default_value = "models/shapes/smolvlm2")]
         model: PathBuf,
     },
+    /// Tunes any SmolVLM2 folder with low-rank adapters, and writes them as PEFT does.
+    Lora {
+        #[command(flatten)]
+        run: Run,
+        #[command(flatten)]
+        options: Box<LoraOptions>,
+        /// The folder to write the adapter to.
+        #[arg(short, long)]
+        out: PathBuf,
+    },
     /// All of it, one after the other.
     All(Box<Everything>),
 }
@@ -94,6 +105,10 @@ pub fn run(stage: Stage) -> Result<()> {
         }
         Stage::Export { run, out } => export(&run.dir, &out),
         Stage::Evaluate { run, options, model } => evaluate(&options, &model, &start(run).dir).map(drop),
+        Stage::Lora { run, options, out } => {
+            let run = start(run);
+            lora_train::train(&options, run.seed, &run.dir, &out)
+        }
         Stage::All(all) => {
             let run = start(all.run);
             vision(&run, &all.vision)?;

@@ -19,6 +19,7 @@ use super::llama::Caches;
 use super::model::{SmolVlm, causal};
 use super::prompt::{Layout, question};
 use super::tokenizer::ShapesTokenizer;
+use crate::data::mix;
 
 /// Tokens that an answer has at most.
 const MAX_NEW_TOKENS: usize = 48;
@@ -52,6 +53,32 @@ pub fn held_out(seed: u64, asks: usize) -> (Story, Vec<(Ask, String)>) {
     all.shuffle(&mut rng);
     let questions = all.into_iter().take(asks).map(|ask| (ask, ask.phrase(&mut rng))).collect();
     (story, questions)
+}
+
+/// Writes stories of trained combinations as MP4 files with a list of questions and answers, `questions.jsonl`; returns
+/// the list's path.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_clips(clips: usize, asks: usize, seed: u64, dir: &Path) -> Result<PathBuf> {
+    use rand::seq::SliceRandom;
+    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    let mut rng = rng(mix(seed, 91));
+    let mut list = String::new();
+    for number in 0..clips {
+        let story = Story::sample_training(StoryKind::sample(&mut rng), &mut rng);
+        let name = format!("{number:05}.mp4");
+        write_mp4(&story.render(FRAMES, SIZE), SIZE, RATE, &dir.join(&name))?;
+        let mut all = story.asks();
+        all.shuffle(&mut rng);
+        for ask in all.into_iter().take(asks) {
+            let line = json!({"media": name, "question": ask.phrase(&mut rng), "answer": story.answer(ask)});
+            list.push_str(&format!("{line}\n"));
+        }
+    }
+    let path = dir.join("questions.jsonl");
+    std::fs::write(&path, list).with_context(|| format!("writing {}", path.display()))?;
+    Ok(path)
 }
 
 /// Writes frames of `size × size` RGB bytes as an ordinary H.264 file.
