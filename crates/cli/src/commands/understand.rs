@@ -45,7 +45,7 @@ pub fn run(args: &UnderstandArgs, json: bool) -> anyhow::Result<()> {
 
     let bar = report::progress(1, json);
     bar.set_message("reading");
-    let mut said = Said { json, failed: None };
+    let mut said = Said { json, begun: false, failed: None };
     let answered = pipeline.answer(&request, &mut |event| {
         match event {
             UnderstandEvent::Frames { done, total } => show(&bar, "reading frames", done, total),
@@ -63,7 +63,8 @@ pub fn run(args: &UnderstandArgs, json: bool) -> anyhow::Result<()> {
         ControlFlow::Continue(())
     });
     bar.finish_and_clear();
-    let answer = answered?;
+    let mut answer = answered?;
+    answer.text = answer.text.trim_start().to_owned();
     if let Some(error) = said.failed {
         // Whoever reads has heard enough.
         return if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error).context("standard output") };
@@ -122,6 +123,8 @@ fn show(bar: &ProgressBar, doing: &'static str, done: usize, total: usize) {
 /// Writes the answer out.
 struct Said {
     json: bool,
+    /// Templates leave the space after `Assistant:` to the model; nobody wants to read it.
+    begun: bool,
     failed: Option<io::Error>,
 }
 
@@ -130,6 +133,8 @@ impl Said {
         if self.json {
             return ControlFlow::Continue(());
         }
+        let text = if self.begun { text } else { text.trim_start() };
+        self.begun |= !text.is_empty();
         let mut out = io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) => ControlFlow::Continue(()),

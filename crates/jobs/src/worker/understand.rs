@@ -85,7 +85,8 @@ pub(super) fn run(
     request.sampling = sampling(&task.options);
     context.begin();
     let mut told = 0;
-    let answer = pipeline.answer(&request, &mut |event| match event {
+    let mut begun = false;
+    let mut answer = pipeline.answer(&request, &mut |event| match event {
         UnderstandEvent::Prepared { frames, tiles, .. } => {
             context.begin();
             show(task, frames, tiles, context)
@@ -95,6 +96,9 @@ pub(super) fn run(
             // What was held back at the end belongs to a token that was told already.
             let index = (index as u32).max(told);
             told = index + 1;
+            // Templates leave the space after `Assistant:` to the model; nobody wants to read it.
+            let text = if begun { text } else { text.trim_start() };
+            begun |= !text.is_empty();
             context.token(text, index)
         }
         _ if context.is_cancelled() => ControlFlow::Break(()),
@@ -103,6 +107,7 @@ pub(super) fn run(
     if answer.finish_reason == FinishReason::Cancelled {
         return Err(JobError::new(ErrorKind::Cancelled, "the answer was stopped"));
     }
+    answer.text = answer.text.trim_start().to_owned();
     let bytes = serde_json::to_vec(&result(task, &answer));
     let bytes = bytes.map_err(|error| JobError::new(ErrorKind::Internal, error.to_string()))?;
     Ok(Output { content_type: "application/json".into(), bytes, text: Some(answer.text) })
