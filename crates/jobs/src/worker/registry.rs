@@ -9,8 +9,9 @@ use sango_models::amused::AmusedSettings;
 use sango_models::{ModelFolder, ModelKind};
 use sha2::{Digest, Sha256};
 
-use crate::submission::{MAX_STEPS, hex};
-use crate::{ErrorKind, JobError};
+use crate::canonical::hex;
+use crate::task::image::MAX_STEPS;
+use crate::{ErrorKind, JobError, JobKind};
 
 /// How deep below a model's folder a file that belongs to it may lie.
 const DEPTH: u32 = 2;
@@ -22,6 +23,29 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) dir: PathBuf,
     pub(super) kind: ModelKind,
+    pub(super) abilities: Abilities,
+    pub(super) files: Vec<ModelFile>,
+}
+
+/// What a model can do.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Abilities {
+    /// `image` jobs.
+    Image(ImageModel),
+}
+
+impl Abilities {
+    /// The kind of its jobs.
+    pub(super) fn task(&self) -> JobKind {
+        match self {
+            Self::Image(_) => JobKind::Image,
+        }
+    }
+}
+
+/// What a model for `image` jobs draws.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ImageModel {
     /// Width and height of a picture when nothing else is said.
     pub(super) side: u32,
     pub(super) multiple_of: u32,
@@ -31,10 +55,9 @@ pub(super) struct Entry {
     pub(super) guidance_scale: f64,
     /// Of the token masking, at the first and the last step.
     pub(super) temperature: [f64; 2],
-    pub(super) files: Vec<ModelFile>,
 }
 
-/// A file that decides what the model draws. Equal lists mean that nothing has changed since the last look.
+/// A file that decides what the model does. Equal lists mean that nothing has changed since the last look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ModelFile {
     path: PathBuf,
@@ -98,14 +121,22 @@ fn list(root: &Path) -> Result<Vec<ModelFolder>, JobError> {
 }
 
 fn read(ModelFolder { name, dir, kind }: ModelFolder) -> Result<Entry, JobError> {
-    let settings = AmusedSettings::read(&dir)?;
+    let abilities = match kind {
+        ModelKind::Amused => Abilities::Image(image_model(&dir)?),
+        other => {
+            let message = format!("{name} is a {other} model, which jobs cannot use yet");
+            return Err(JobError::new(ErrorKind::ModelBroken, message));
+        }
+    };
     let mut files = Vec::new();
     list_files(&dir, 0, &mut files)?;
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Entry {
-        name,
-        dir,
-        kind,
+    Ok(Entry { name, dir, kind, abilities, files })
+}
+
+fn image_model(dir: &Path) -> Result<ImageModel, JobError> {
+    let settings = AmusedSettings::read(dir)?;
+    Ok(ImageModel {
         side: settings.side as u32,
         multiple_of: settings.size_multiple as u32,
         largest: settings.largest_side as u32,
@@ -113,7 +144,6 @@ fn read(ModelFolder { name, dir, kind }: ModelFolder) -> Result<Entry, JobError>
         steps: (settings.steps as u32).min(MAX_STEPS),
         guidance_scale: settings.guidance_scale,
         temperature: settings.temperature,
-        files,
     })
 }
 
@@ -158,6 +188,11 @@ mod tests {
         write(&dir.join("vqvae/config.json"), &vqvae.to_string());
     }
 
+    fn drawing(entry: &Entry) -> &ImageModel {
+        let Abilities::Image(model) = &entry.abilities;
+        model
+    }
+
     #[test]
     fn finds_models_and_what_they_draw() {
         let folder = tempfile::tempdir().unwrap();
@@ -170,9 +205,10 @@ mod tests {
         );
         let found = scan(folder.path()).unwrap();
         let [entry] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((entry.name.as_str(), entry.side, entry.multiple_of), ("shapes/amused", 32, 8));
-        assert_eq!((entry.steps, entry.guidance_scale, entry.bytes()), (6, 2.5, 7));
-        assert_eq!(entry.temperature, [1.0, 0.5]);
+        let model = drawing(entry);
+        assert_eq!((entry.name.as_str(), model.side, model.multiple_of), ("shapes/amused", 32, 8));
+        assert_eq!((model.steps, model.guidance_scale, entry.bytes()), (6, 2.5, 7));
+        assert_eq!(model.temperature, [1.0, 0.5]);
         for name in ["shapes/amused", "amused"] {
             assert_eq!(find(folder.path(), name).as_ref(), Ok(entry));
         }
@@ -184,7 +220,8 @@ mod tests {
         fs::remove_file(folder.path().join("shapes/amused/sango.json")).unwrap();
         let alone = scan(&folder.path().join("shapes/amused")).unwrap();
         assert_eq!(alone[0].name, "amused");
-        assert_eq!((alone[0].steps, alone[0].guidance_scale, alone[0].temperature), (12, 4.0, [2.0, 0.0]));
+        let model = drawing(&alone[0]);
+        assert_eq!((model.steps, model.guidance_scale, model.temperature), (12, 4.0, [2.0, 0.0]));
         assert_eq!(scan(&folder.path().join("nowhere")).unwrap_err().kind, ErrorKind::NoModel);
     }
 
