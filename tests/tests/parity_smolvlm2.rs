@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sango_models::{DType, parity};
+use sango_models::{DType, LoadOptions, parity};
 use sango_tensor::{Tensor, Weights};
 
 fn cases() -> PathBuf {
@@ -55,9 +55,13 @@ fn relative_l2(value: &Tensor, reference: &Tensor) -> f64 {
 }
 
 fn run(model: &Path, run: &Path, dtype: DType) -> (Weights, Weights) {
+    run_with(model, run, &LoadOptions::new(dtype))
+}
+
+fn run_with(model: &Path, run: &Path, options: &LoadOptions) -> (Weights, Weights) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let outputs = dir.path().join("outputs.safetensors");
-    parity::run(model, &run.join("inputs.safetensors"), &outputs, dtype)
+    parity::run_with(model, &run.join("inputs.safetensors"), &outputs, options)
         .unwrap_or_else(|error| panic!("{}: {error}", run.display()));
     let outputs = std::fs::read(outputs).expect("the outputs were written");
     let outputs = Weights::from_bytes(outputs, "outputs").expect("the outputs are safetensors");
@@ -108,5 +112,48 @@ fn bf16_stays_within_its_bar() {
             }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn int8_weights_cost_little() {
+    let mut worst = 0.0f64;
+    for (model, case) in runs() {
+        let (outputs, expected) = run_with(&model, &case, &LoadOptions::default().int8());
+        let error = relative_l2(&tensor(&outputs, "logits"), &tensor(&expected, "logits"));
+        println!("{} logits {error:.4}", case.strip_prefix(cases()).expect("a case").display());
+        worst = worst.max(error);
+    }
+    assert!(worst <= 6e-2, "logits are {worst:.4} away");
+}
+
+#[test]
+fn adapters_change_weights_as_peft_does() {
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for adapter in std::fs::read_dir(cases().join("smolvlm2-lora")).expect("the cases").map(|e| e.expect("one").path())
+    {
+        seen += 1;
+        let text = std::fs::read_to_string(adapter.join("case.json")).expect("the case says what it is");
+        let case: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let model = cases().join(case["base"].as_str().expect("a model")).join("model");
+        let what = adapter.file_name().expect("a name").to_string_lossy().into_owned();
+        let (outputs, expected) = run_with(&model, &adapter, &LoadOptions::new(DType::F32).lora(&adapter));
+        let (half, _) = run_with(&model, &adapter, &LoadOptions::new(DType::BF16).lora(&adapter));
+        for name in floats(&expected) {
+            let error = max_relative(&tensor(&outputs, name), &tensor(&expected, name));
+            let in_half = relative_l2(&tensor(&half, name), &tensor(&expected, name));
+            let bar = (1.5 * case["bf16"][name].as_f64().expect("a bar")).max(2e-2);
+            println!("{what} {name} {error:.1e}, bf16 {in_half:.4} of {bar:.4}");
+            if error.is_nan() || error > 1e-4 || in_half.is_nan() || in_half > bar {
+                wrong.push(format!("{what}: {name} is {error:.1e} away, in bf16 {in_half:.4}"));
+            }
+        }
+        let (tokens, reference) = (tensor(&outputs, "generated_ids"), tensor(&expected, "generated_ids"));
+        if tokens.as_i64().expect("ids") != reference.as_i64().expect("ids") {
+            wrong.push(format!("{what}: {tokens:?} generated instead of {reference:?}"));
+        }
+    }
+    assert!(seen >= 4, "only {seen} adapters found");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -92,14 +92,23 @@ pub(crate) struct Inner {
 pub(crate) struct Run {
     pub(crate) cache_key: String,
     pub(crate) cancel: CancelToken,
-    /// What a job that joins later has missed: the data of the `frames` event, and the answer so far.
-    pub(crate) frames: Option<Value>,
+    /// What a job that joins later has missed: which frames the model is shown and how they look, and the answer so far.
+    shown: Vec<(EventName, Value)>,
     text: Option<String>,
+}
+
+impl Inner {
+    /// A run tells what the model is shown.
+    pub(crate) fn show(&mut self, run: i64, name: EventName, data: Value) -> Result<Vec<Event>, JobError> {
+        let told = self.store.tell(run, name, &data);
+        self.runs.entry(run).and_modify(|run| run.shown.push((name, data)));
+        told
+    }
 }
 
 impl Run {
     pub(crate) fn new(cache_key: String, cancel: CancelToken) -> Self {
-        Self { cache_key, cancel, frames: None, text: None }
+        Self { cache_key, cancel, shown: Vec::new(), text: None }
     }
 
     /// The run has told more of the answer.
@@ -112,9 +121,8 @@ impl Run {
     }
 
     fn missed(&self) -> Vec<(EventName, Value)> {
-        let frames = self.frames.clone().map(|data| (EventName::Frames, data));
         let text = self.text.as_ref().map(|text| (EventName::Token, json!({"text": text, "index": 0})));
-        frames.into_iter().chain(text).collect()
+        self.shown.iter().cloned().chain(text).collect()
     }
 }
 
@@ -287,7 +295,8 @@ impl Engine for EmbeddedEngine {
             return Ok(submitted);
         }
         let finished = inner.store.finished_with(&new.cache_key)?;
-        let stored = finished.into_iter().filter_map(|row| row.result).find(|result| shared.files.has(&result.sha256));
+        let made = finished.into_iter().filter_map(|row| row.result.map(|result| (row.id, result)));
+        let stored = made.into_iter().find(|(_, result)| shared.files.has(&result.sha256));
         let unfinished = inner.store.unfinished()?;
         if stored.is_none() && unfinished >= shared.config.max_unfinished {
             inner.stats.refused += 1;
@@ -304,9 +313,14 @@ impl Engine for EmbeddedEngine {
         }
         let in_flight = inner.runs.iter().find(|(_, run)| run.cache_key == new.cache_key && !run.cancel.is_cancelled());
         let events = match (stored, in_flight) {
-            (Some(result), _) => {
+            (Some((id, result)), _) => {
                 inner.stats.cache_hits += 1;
-                inner.store.insert_finished(&new, &result)?
+                // What a question was answered from belongs to the answer, as the steps of a drawing do not.
+                let shown = match new.request.task {
+                    Task::Understand(_) => inner.store.shown(id)?,
+                    Task::Image(_) => Vec::new(),
+                };
+                inner.store.insert_finished(&new, &result, shown)?
             }
             (None, Some((run, state))) => {
                 inner.stats.shared += 1;

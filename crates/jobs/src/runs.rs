@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::embedded::{Inner, Run, Shared};
 use crate::schema::{JobRow, Stored};
-use crate::worker::{CancelToken, News, Output, RunContext};
+use crate::worker::{CancelToken, News, Output, Preview, RunContext};
 use crate::{ErrorKind, EventName, Job, JobError};
 
 /// A run that a worker has taken.
@@ -91,7 +91,7 @@ fn perform(shared: &Arc<Shared>, claim: Claim) -> Result<(), ErrorKind> {
     let Claim { run, job, cancel } = claim;
     let reporter = Arc::clone(shared);
     let began = Instant::now();
-    let context = RunContext::new(cancel, move |news| report(&reporter, run, began, news));
+    let context = RunContext::new(cancel, move |news| report(&reporter, run, began, &news));
     let outcome = catch_unwind(AssertUnwindSafe(|| shared.runner.run(&job, &context)));
     context.flush();
     let outcome = outcome.unwrap_or_else(|panic| {
@@ -121,30 +121,28 @@ fn finish(shared: &Shared, inner: &mut Inner, run: i64, output: &Output) -> Resu
     inner.store.finish_run(run, &Stored { sha256, content_type, bytes, text })
 }
 
-fn report(shared: &Shared, run: i64, began: Instant, news: News<'_>) {
+fn report(shared: &Shared, run: i64, began: Instant, news: &News<'_>) {
     // Encoded before the lock is taken.
-    let preview = match &news {
-        News::Step { progress, preview: Some(preview) } => Some(json!({
-            "step": progress.step, "content_type": preview.content_type, "data": STANDARD.encode(preview.bytes)
-        })),
+    let preview = match news {
+        News::Step { progress, preview: Some(preview) } => Some((progress.step, preview)),
+        News::Shown { step, preview } => Some((*step, preview)),
         _ => None,
     };
+    let preview = preview.map(|(step, Preview { content_type, bytes })| {
+        json!({"step": step, "content_type": content_type, "data": STANDARD.encode(bytes)})
+    });
     let inner = &mut *shared.lock();
     let told = match news {
-        News::Step { progress, .. } => inner.store.progress(run, progress, preview.as_ref()),
-        News::Frames(frames) => {
-            let data = json!({"frames": frames});
-            let told = inner.store.tell(run, EventName::Frames, &data);
-            inner.runs.entry(run).and_modify(|run| run.frames = Some(data));
-            told
-        }
+        News::Step { progress, .. } => inner.store.progress(run, *progress, preview.as_ref()),
+        News::Frames(frames) => inner.show(run, EventName::Frames, json!({"frames": frames})),
+        News::Shown { .. } => inner.show(run, EventName::Preview, preview.unwrap_or_default()),
         News::Token { text, index, count } => {
-            inner.stats.tokens += u64::from(count);
-            if index == 0 {
+            inner.stats.tokens += u64::from(*count);
+            if *index == 0 {
                 inner.stats.first_token_count += 1;
                 inner.stats.first_token_ms += began.elapsed().as_millis() as u64;
             }
-            inner.runs.entry(run).and_modify(|run| run.hear(text, index));
+            inner.runs.entry(run).and_modify(|run| run.hear(text, *index));
             inner.store.tell(run, EventName::Token, &json!({"text": text, "index": index}))
         }
     };

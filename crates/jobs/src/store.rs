@@ -130,13 +130,29 @@ impl Store {
         Ok(events)
     }
 
-    /// Stores a new job whose result another job has made.
-    pub(crate) fn insert_finished(&mut self, job: &NewJob, result: &Stored) -> Result<Vec<Event>> {
+    /// Stores a new job whose result another job has made, and what that one has shown.
+    pub(crate) fn insert_finished(
+        &mut self,
+        job: &NewJob,
+        result: &Stored,
+        shown: Vec<(EventName, Value)>,
+    ) -> Result<Vec<Event>> {
         let tx = self.durable.transaction()?;
-        let queued = insert(&tx, job)?;
-        let finished = finish(&tx, job.id, result, true)?;
+        let mut events = vec![insert(&tx, job)?];
+        for (name, data) in shown {
+            events.push(append(&tx, job.id, name, data)?);
+        }
+        events.push(finish(&tx, job.id, result, true)?);
         tx.commit()?;
-        Ok(vec![queued, finished])
+        Ok(events)
+    }
+
+    /// What the last attempt of a job has shown: the frames and how they look.
+    pub(crate) fn shown(&self, id: JobId) -> Result<Vec<(EventName, Value)>> {
+        let events = self.events_after(id, 0)?;
+        let begun = events.iter().rposition(|event| event.event == EventName::Started).unwrap_or(0);
+        let shows = |event: &Event| matches!(event.event, EventName::Frames | EventName::Preview);
+        Ok(events.into_iter().skip(begun).filter(shows).map(|event| (event.event, event.data)).collect())
     }
 
     /// Takes the next job of the queue, and every waiting job that asks for the same, into run number `run`.

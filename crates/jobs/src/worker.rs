@@ -3,6 +3,7 @@
 mod image;
 mod model_runner;
 mod registry;
+mod understand;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,6 +149,13 @@ pub enum News<'a> {
     },
     /// The frames that the model is shown, as they are in the result.
     Frames(Value),
+    /// How one of them looks, counted from 1.
+    Shown {
+        /// Which one.
+        step: u32,
+        /// How it looks.
+        preview: Preview<'a>,
+    },
     /// More of the answer.
     Token {
         /// The words.
@@ -208,6 +216,11 @@ impl RunContext {
         *self.began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
+    /// What tells the run to stop.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.cancel.clone()
+    }
+
     /// Whether the run should stop.
     pub fn is_cancelled(&self) -> bool {
         self.cancel.is_cancelled()
@@ -231,6 +244,14 @@ impl RunContext {
     pub fn frames(&self, frames: Value) -> ControlFlow<()> {
         if !self.is_cancelled() {
             (self.report)(News::Frames(frames));
+        }
+        self.go_on()
+    }
+
+    /// Reports how a frame looks that the model is shown, counted from 1. `Break` means: stop now.
+    pub fn preview(&self, step: u32, preview: Preview<'_>) -> ControlFlow<()> {
+        if !self.is_cancelled() {
+            (self.report)(News::Shown { step, preview });
         }
         self.go_on()
     }

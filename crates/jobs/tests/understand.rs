@@ -197,36 +197,3 @@ fn a_file_that_is_gone_is_said_to_be() {
     let again = Submission { media: vec![Upload::Known(file.sha256)], ..question("y") };
     assert_eq!(engine.submit(again).unwrap_err().kind, ErrorKind::InvalidMedia);
 }
-
-/// A clip of two seconds, as a phone or a page would send it.
-fn clip(folder: &Path) -> std::path::PathBuf {
-    let path = folder.join("clip.mp4");
-    let made = std::process::Command::new("ffmpeg")
-        .args(["-v", "error", "-f", "lavfi", "-i", "testsrc=size=96x64:rate=8:duration=2", "-pix_fmt", "yuv420p"])
-        .arg(&path)
-        .status();
-    assert!(made.unwrap().success());
-    path
-}
-
-#[test]
-fn a_video_is_known_by_what_is_in_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let engine = open(&folder.path().join("data"), &FakeRunner::new());
-    let path = clip(folder.path());
-    let about = |upload: Upload| Submission { media: vec![upload], ..question("What happens?") };
-    let job = engine.submit(about(Upload::Path(path.clone()))).unwrap().job;
-    let Task::Understand(task) = &job.request.task else { panic!("{:?}", job.request) };
-    let media = &task.media[0];
-    assert_eq!((media.kind, media.width, media.height), (MediaType::Video, 96, 64));
-    assert_eq!((media.frames, media.duration, media.fps), (Some(16), Some(2.0), Some(8.0)));
-    assert_eq!((media.content_type.as_str(), media.bytes), ("video/mp4", fs::metadata(&path).unwrap().len()));
-
-    let whole = fs::read(&path).unwrap();
-    for cut in [whole[..whole.len() / 3].to_vec(), whole[..40].to_vec(), b"#EXTM3U\nfile:///etc/passwd\n".to_vec()] {
-        let error = engine.submit(about(Upload::Bytes(cut))).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::InvalidMedia, "{error}");
-        assert!(error.message.starts_with("`media`"), "{error}");
-    }
-    assert_eq!(uploads(&folder.path().join("data")), 1);
-}

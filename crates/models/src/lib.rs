@@ -27,6 +27,7 @@ mod detect;
 mod error;
 mod folder;
 pub mod llama;
+mod lora;
 pub mod parity;
 pub mod pixels;
 pub mod smolvlm2;

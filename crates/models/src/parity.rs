@@ -21,13 +21,21 @@ use crate::{LoadOptions, ModelKind, detect};
 /// # Errors
 /// When the model or the inputs cannot be read or do not fit each other, or the outputs cannot be written.
 pub fn run(model_dir: &Path, inputs: &Path, outputs: &Path, dtype: DType) -> Result<()> {
+    run_with(model_dir, inputs, outputs, &LoadOptions::new(dtype))
+}
+
+/// [`run`] for a model that is loaded with `options`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(model_dir: &Path, inputs: &Path, outputs: &Path, options: &LoadOptions) -> Result<()> {
     let tensors = match detect(model_dir)? {
         ModelKind::Amused => {
-            let pipeline = AmusedPipeline::load(model_dir, &LoadOptions::new(dtype))?;
+            let pipeline = AmusedPipeline::load(model_dir, options)?;
             amused::parity::run(&pipeline, &Weights::open_file(inputs)?)?
         }
         ModelKind::SmolVLM2 => {
-            let model = SmolVLMForConditionalGeneration::load(model_dir, &LoadOptions::new(dtype))?;
+            let model = SmolVLMForConditionalGeneration::load(model_dir, options)?;
             smolvlm2::parity::run(&model, &Weights::open_file(inputs)?)?
         }
     };

@@ -27,4 +27,4 @@ pub use kv_cache::KvCache;
 pub use sango_kernels::{Activation, KernelError};
 pub use save::save;
 pub use tensor::Tensor;
-pub use weights::Weights;
+pub use weights::{LowRank, Patch, Weights};

@@ -15,6 +15,11 @@ export function socketUrl(base: URL): string {
   return url.href;
 }
 
+/** The address of a video or picture that a job is about. */
+export function mediaUrl(job: string, index: number, base: URL): string {
+  return new URL(`v1/jobs/${job}/media/${index}`, base).href;
+}
+
 /**
  * The address of a job's result. The server names it by an absolute path (`/v1/jobs/…`), which is meant from the root
  * that the server knows of, hence from the page's folder. Results of another origin are refused.

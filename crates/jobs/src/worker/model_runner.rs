@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use sango_models::LoadOptions;
 use sango_models::amused::AmusedPipeline;
+use sango_models::smolvlm2::SmolVLMPipeline;
 
 use super::registry::{Abilities, Entry, ModelFile, find, scan};
-use super::{ModelInfo, Output, Prepared, RunContext, Runner, image};
+use super::{ModelInfo, Output, Prepared, RunContext, Runner, image, understand};
 use crate::{ErrorKind, Job, JobError, JobKind, JobRequest, Task};
 
 /// Runs jobs with the models of a folder. A model is loaded when it is first needed and kept.
@@ -33,12 +34,14 @@ struct Loaded {
 #[derive(Clone)]
 enum Pipeline {
     Amused(Arc<AmusedPipeline>),
+    SmolVLM2(Arc<SmolVLMPipeline>),
 }
 
 impl Pipeline {
     fn load(entry: &Entry, options: &LoadOptions) -> Result<Self, JobError> {
         Ok(match entry.abilities {
             Abilities::Image(_) => Self::Amused(Arc::new(AmusedPipeline::load(&entry.dir, options)?)),
+            Abilities::Understand(_) => Self::SmolVLM2(Arc::new(SmolVLMPipeline::load(&entry.dir, options)?)),
         })
     }
 }
@@ -77,6 +80,14 @@ impl ModelRunner {
                 JobError::new(ErrorKind::NoModel, message)
             }),
         }
+    }
+
+    /// What of the options changes results: bf16, int8 and f32 give slightly different ones, an adapter quite others.
+    fn variant(&self) -> String {
+        let LoadOptions { dtype, int8, lora, .. } = &self.options;
+        let int8 = if *int8 { "-int8" } else { "" };
+        let lora = lora.as_ref().map(|lora| format!("-{}", lora.display())).unwrap_or_default();
+        format!("{dtype:?}{int8}{lora}")
     }
 
     fn hash(&self, entry: &Entry) -> Result<String, JobError> {
@@ -124,6 +135,7 @@ impl ModelRunner {
                 guidance_scale: Some(model.guidance_scale),
                 ..info
             },
+            Abilities::Understand(settings) => ModelInfo { understand: Some(understand::defaults(&settings)), ..info },
         }
     }
 
@@ -146,17 +158,20 @@ impl Runner for ModelRunner {
         let model_hash = self.hash(&entry)?;
         match (&mut request.task, &entry.abilities) {
             (Task::Image(task), Abilities::Image(model)) => image::prepare(task, model)?,
+            (Task::Understand(task), Abilities::Understand(settings)) => understand::prepare(task, settings)?,
             _ => return Err(mismatched(&entry)),
         }
         request.model = Some(entry.name);
-        // bf16 and f32 give slightly different results.
-        Ok(Prepared { request, model_hash: format!("{model_hash}-{:?}", self.options.dtype) })
+        Ok(Prepared { request, model_hash: format!("{model_hash}-{}", self.variant()) })
     }
 
     fn run(&self, job: &Job, context: &RunContext) -> Result<Output, JobError> {
         let entry = self.find(job.request.model.as_deref(), job.request.kind())?;
         match (&job.request.task, self.pipeline(&entry)?) {
             (Task::Image(task), Pipeline::Amused(pipeline)) => image::run(&pipeline, task, &job.files, context),
+            (Task::Understand(task), Pipeline::SmolVLM2(pipeline)) => {
+                understand::run(&pipeline, task, &job.files, context)
+            }
             _ => Err(mismatched(&entry)),
         }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sango_models::amused::AmusedSettings;
+use sango_models::smolvlm2::SmolVLMSettings;
 use sango_models::{ModelFolder, ModelKind};
 use sha2::{Digest, Sha256};
 
@@ -32,6 +33,8 @@ pub(super) struct Entry {
 pub(super) enum Abilities {
     /// `image` jobs.
     Image(ImageModel),
+    /// `understand` jobs.
+    Understand(SmolVLMSettings),
 }
 
 impl Abilities {
@@ -39,6 +42,7 @@ impl Abilities {
     pub(super) fn task(&self) -> JobKind {
         match self {
             Self::Image(_) => JobKind::Image,
+            Self::Understand(_) => JobKind::Understand,
         }
     }
 }
@@ -123,6 +127,7 @@ fn list(root: &Path) -> Result<Vec<ModelFolder>, JobError> {
 fn read(ModelFolder { name, dir, kind }: ModelFolder) -> Result<Entry, JobError> {
     let abilities = match kind {
         ModelKind::Amused => Abilities::Image(image_model(&dir)?),
+        ModelKind::SmolVLM2 => Abilities::Understand(SmolVLMSettings::read(&dir)?),
         other => {
             let message = format!("{name} is a {other} model, which jobs cannot use yet");
             return Err(JobError::new(ErrorKind::ModelBroken, message));
@@ -151,7 +156,8 @@ fn list_files(dir: &Path, depth: u32, files: &mut Vec<ModelFile>) -> Result<(), 
     for entry in fs::read_dir(dir).map_err(|error| broken(dir, &error))?.flatten() {
         let path = entry.path();
         let metadata = fs::metadata(&path).map_err(|error| broken(&path, &error))?;
-        let kept = path.extension().is_some_and(|e| ["safetensors", "json", "txt", "model"].iter().any(|k| e == *k));
+        let kept =
+            path.extension().is_some_and(|e| ["safetensors", "json", "txt", "model", "jinja"].iter().any(|k| e == *k));
         if metadata.is_dir() && depth < DEPTH {
             list_files(&path, depth + 1, files)?;
         } else if metadata.is_file() && kept {
@@ -189,8 +195,10 @@ mod tests {
     }
 
     fn drawing(entry: &Entry) -> &ImageModel {
-        let Abilities::Image(model) = &entry.abilities;
-        model
+        match &entry.abilities {
+            Abilities::Image(model) => model,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

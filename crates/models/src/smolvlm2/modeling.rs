@@ -13,12 +13,18 @@ use super::vision::{PatchMask, SmolVLMVisionTransformer};
 use crate::LoadOptions;
 use crate::error::{ModelError, Result};
 use crate::llama::{LlamaCache, LlamaModel, Step};
+use crate::lora::Adapter;
 
 /// Patches that go through the vision tower together: enough to fill the products, few enough to keep memory small and
 /// to notice soon that nobody waits any more.
 const PATCHES_AT_ONCE: usize = 2048;
 /// Positions that go through the decoder together, for the same reasons.
 const POSITIONS_AT_ONCE: usize = 512;
+/// The head, and the token table that is in its place where they are tied.
+const HEAD: &str = "lm_head.weight";
+const HEAD_AT: &str = "lm_head";
+const TABLE: &str = "model.text_model.embed_tokens.weight";
+const TABLE_AT: &str = "model.text_model.embed_tokens";
 
 /// The vision tower, the connector and the decoder with its head. Running it changes nothing in it, so that one is
 /// shared by any number of threads.
@@ -41,8 +47,21 @@ impl SmolVLMForConditionalGeneration {
         let dir = dir.as_ref();
         let checked = CheckedConfig::read(dir)?;
         let generation_config = GenerationConfig::read(dir, checked.text.config.vocab_size)?;
-        let weights = Weights::open(dir, "model")?.with_dtype(options.dtype);
-        let parameters = weights.parameter_count();
+        let published = Weights::open(dir, "model")?.with_dtype(options.dtype);
+        let parameters = published.parameter_count();
+        // A tied head that is in the file all the same is used as it is there, as `from_pretrained` does.
+        let tied = checked.tie_word_embeddings && !published.contains(HEAD);
+        let mut head = published.clone();
+        let mut weights = published;
+        if let Some(dir) = &options.lora {
+            let mut adapter = Adapter::read(dir)?;
+            // What is learned on a tied head or on its table alone is not shared with the other.
+            if let Some(patch) = tied.then(|| adapter.take(HEAD)).flatten() {
+                head = head.with_patches([(TABLE.to_owned(), patch)].into())?;
+            }
+            weights = adapter.apply(&weights)?;
+        }
+        let head = if tied { head.pp(TABLE_AT) } else { weights.pp(HEAD_AT) };
         let model = weights.pp("model");
         let (vision_config, vision_activation) = checked.vision;
         let (vision_width, text_width) = (vision_config.hidden_size, checked.text.config.hidden_size);
@@ -56,11 +75,10 @@ impl SmolVLMForConditionalGeneration {
         };
         let vision_model = SmolVLMVisionTransformer::load(&model.pp("vision_model"), vision_config, vision_activation)?;
         let connector = SmolVLMConnector::load(&model.pp("connector"), config.scale_factor, vision_width, text_width)?;
-        let text_model = LlamaModel::load(&model.pp("text_model"), checked.text)?;
-        // A tied head that is in the file all the same is used as it is there, as `from_pretrained` does.
-        let tied = config.tie_word_embeddings && !weights.contains("lm_head.weight");
-        let head = if tied { model.pp("text_model.embed_tokens") } else { weights.pp("lm_head") };
-        let lm_head = Linear::load(&head, text_width, config.text_config.vocab_size, false)?;
+        // The tower and the connector are bound by arithmetic, of which int8 weights make no less.
+        let small = |weights: Weights| if options.int8 { weights.with_int8_linears() } else { weights };
+        let text_model = LlamaModel::load(&small(model.pp("text_model")), checked.text)?;
+        let lm_head = Linear::load(&small(head), text_width, config.text_config.vocab_size, false)?;
         weights.check_all_used(|name| name.ends_with("position_ids") || name.ends_with("rotary_emb.inv_freq"))?;
         Ok(Self { vision_model, connector, text_model, lm_head, config, generation_config, parameters })
     }

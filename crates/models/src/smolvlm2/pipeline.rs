@@ -23,7 +23,7 @@ use crate::error::{ModelError, Result};
 use crate::llama::LlamaCache;
 
 /// Tokens of an answer, unless the request or the folder says otherwise.
-const MAX_NEW_TOKENS: usize = 256;
+pub(super) const MAX_NEW_TOKENS: usize = 256;
 
 /// Told how far an answer is; may end it.
 type OnEvent<'a> = dyn FnMut(UnderstandEvent<'_>) -> ControlFlow<()> + 'a;
@@ -206,7 +206,8 @@ impl Run<'_> {
         self.answer.frames.clone_from(&inputs.frames);
         self.answer.timings.preprocess = self.started.elapsed();
         let max_new_tokens = self.max_new_tokens(ids.len())?;
-        stop_if(on_event(UnderstandEvent::Prepared { prompt_tokens: ids.len(), frames: &inputs.frames }))?;
+        let (frames, tiles) = (&inputs.frames, &inputs.tiles);
+        stop_if(on_event(UnderstandEvent::Prepared { prompt_tokens: ids.len(), frames, tiles }))?;
 
         let tokens = |tile: &Tile| model.config().image_tokens(tile.height(), tile.width());
         let rows_of = inputs.tiles.iter().map(tokens).collect::<Result<Vec<_>>>()?;

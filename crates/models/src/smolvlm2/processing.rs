@@ -44,6 +44,8 @@ pub struct FrameUsed {
     pub time: f64,
     /// The time that the model is told, `MM:SS`.
     pub timestamp: String,
+    /// Which of the prompt's tiles it is, from 0.
+    pub tile: usize,
 }
 
 /// What the model takes.
@@ -243,12 +245,14 @@ impl SmolVLMProcessor {
             if is_video {
                 let (number, video) = videos.next().expect("as many places as videos");
                 self.expand_video(&mut text, video, most);
+                let first = inputs.tiles.len();
                 inputs.tiles.extend(video.tiles.iter().map(|tile| tile.pad((height, width))));
-                inputs.frames.extend(video.frames.iter().cloned().map(|frame| FrameUsed {
+                inputs.frames.extend(video.frames.iter().cloned().enumerate().map(|(n, frame)| FrameUsed {
                     video: number,
                     index: frame.index,
                     time: frame.time,
                     timestamp: frame.timestamp,
+                    tile: first + n,
                 }));
             } else {
                 let image = images.next().expect("as many places as pictures");

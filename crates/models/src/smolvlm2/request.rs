@@ -6,6 +6,7 @@ use super::generation::FinishReason;
 use super::generation_config::SamplingParams;
 use super::message::Message;
 use super::processing::FrameUsed;
+use super::tile::Tile;
 
 /// A conversation to be continued. What is `None` is as the folder wants it.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +50,8 @@ pub enum UnderstandEvent<'a> {
         prompt_tokens: usize,
         /// The frames in it.
         frames: &'a [FrameUsed],
+        /// The pictures in it, those of frames included, as the model sees them.
+        tiles: &'a [Tile],
     },
     /// Pictures are being looked at. Not sent where all were seen before.
     Vision {
