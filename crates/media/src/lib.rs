@@ -13,6 +13,7 @@
 mod atomic;
 mod error;
 mod gif_file;
+mod jpeg_pixels;
 mod load;
 mod png_file;
 mod resize;
