@@ -30,6 +30,8 @@ fn outputs(model: &SmolVlm, inputs: &BTreeMap<String, Tensor>) -> (Option<Tensor
         let pictures = inputs.get("pixel_values").map(|pixels| {
             let pixels = pixels.flatten(0, 1);
             let real = pixels.flatten(1, 3).ne(0.0).any_dim(-1, false).nonzero().squeeze_dim(-1);
+            // Where all is padding the reference keeps one picture.
+            let real = if real.numel() == 0 { Tensor::zeros([1], (Kind::Int64, Device::Cpu)) } else { real };
             let mask = inputs.get("pixel_attention_mask").map(|mask| mask.flatten(0, 1).index_select(0, &real));
             (pixels.index_select(0, &real), mask)
         });

@@ -9,7 +9,7 @@ use serde_json::Value;
 ///
 /// # Errors
 /// When a log is missing or damaged.
-pub fn write(dir: &Path) -> Result<Option<String>> {
+pub fn write(dir: &Path, seed: u64) -> Result<Option<String>> {
     let path = dir.join("evaluation.json");
     if !path.exists() {
         return Ok(None);
@@ -48,7 +48,8 @@ pub fn write(dir: &Path) -> Result<Option<String>> {
             .map(|(name, value)| format!("`--{} {value}`", name.replace('_', "-")))
             .collect();
         let stage = if stage == "smolvlm2" { "train" } else { stage };
-        text.push_str(&format!("| {stage} | {} | {steps} | {:.0} min |\n", shown.join(" "), seconds / 60.0));
+        let shown = shown.join(" ");
+        text.push_str(&format!("| {stage} | `--seed {seed}` {shown} | {steps} | {:.0} min |\n", seconds / 60.0));
     }
     text.push_str(TAIL);
     Ok(Some(text))
