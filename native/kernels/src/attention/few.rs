@@ -86,9 +86,10 @@ impl Element for bf16 {
             for (values, rounded) in values.into_iter().zip(&mut rounded) {
                 S::store_bf16(rounded.as_mut_ptr(), values);
             }
-            for lane in 0..S::LANES {
-                *to.add(2 * lane) = rounded[0][lane];
-                *to.add(2 * lane + 1) = rounded[1][lane];
+            let [even, odd] = rounded;
+            for (lane, (even, odd)) in even.into_iter().zip(odd).take(S::LANES).enumerate() {
+                *to.add(2 * lane) = even;
+                *to.add(2 * lane + 1) = odd;
             }
         }
     }
