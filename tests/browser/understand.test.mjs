@@ -72,7 +72,7 @@ test("asking without a file or without words says what is missing", async () => 
 });
 
 test("the chosen video plays before anything is sent", async () => {
-  await page.getByText("holiday.mp4").waitFor();
+  await page.locator("#chosen", { hasText: "holiday.mp4" }).waitFor();
   await page.waitForFunction(() => document.querySelector("#player").videoWidth === 128);
   assert.equal((await sango.api("v1/jobs")).jobs.length, 0);
 });
@@ -87,7 +87,7 @@ test("a question is answered, with the frames that the model was shown", async (
     (count) => document.querySelectorAll("#shown-frames img").length === count,
     frames.length,
   );
-  await page.getByText("Answered", { exact: true }).waitFor();
+  await page.locator("#scene-headline", { hasText: /^Answered$/ }).waitFor();
 });
 
 test("choosing a frame takes the video there, and arrows go on", async () => {
@@ -153,7 +153,7 @@ test("a sample clip and a picture can be asked about, too", async () => {
   await page.reload();
   await studio.connected();
   await page.getByRole("button", { name: "A star" }).click();
-  await page.getByText("green-star.mp4").waitFor();
+  await page.locator("#chosen", { hasText: "green-star.mp4" }).waitFor();
   await reads(await asked(pressAsk));
   await page.locator("#media-file").setInputFiles(PICTURE);
   await page.locator("#still").waitFor();
@@ -177,7 +177,7 @@ test("an answer that goes on too long can be stopped", async () => {
   await page.waitForFunction((old) => location.hash !== old, `#job=${before}`);
   await page.getByRole("button", { name: "Stop" }).click();
   await page.locator('#scene[data-state="cancelled"]').waitFor();
-  await page.getByText("Stopped", { exact: true }).waitFor();
+  await page.locator("#scene-headline", { hasText: /^Stopped$/ }).waitFor();
   await sango.cancel(busy.id);
 });
 
