@@ -53,7 +53,7 @@ test-train:
 	LIBTORCH=$$(scripts/libtorch) $(CARGO) clippy --release -p sango-train --all-targets -- -D warnings
 	LIBTORCH=$$(scripts/libtorch) $(CARGO) test --release -p sango-train
 
-bench: build bench-kernels ## figures of docs/benchmarks.md: sango against diffusers
+bench: build bench-kernels ## figures of docs/benchmarks.md: sango against diffusers and transformers
 	bench/run
 
 bench-kernels: ## GFLOP/s of the kernels over the models' own shapes (torch: bench/kernels.py)

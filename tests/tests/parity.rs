@@ -23,7 +23,8 @@ fn runs() -> Vec<(PathBuf, PathBuf)> {
         paths
     };
     let mut runs = Vec::new();
-    for case in folders(&cases()).into_iter().filter(|case| case.join("model").is_dir()) {
+    let amused = |case: &Path| case.file_name().is_some_and(|name| name.to_string_lossy().starts_with("amused-"));
+    for case in folders(&cases()).into_iter().filter(|case| amused(case) && case.join("model").is_dir()) {
         let with_inputs = folders(&case).into_iter().filter(|run| run.join("inputs.safetensors").is_file());
         runs.extend(with_inputs.map(|run| (case.join("model"), run)));
     }

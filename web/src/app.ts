@@ -1,14 +1,17 @@
 /** What the user can do, and how the server's messages change the state. No element of the page is touched here. */
 
 import type { Socket } from "phoenix";
+import { followUp } from "./ask";
 import { openSocket, Refused } from "./net/channel";
 import { JobFeed } from "./net/jobfeed";
 import { Studio } from "./net/studio";
-import { isOver, type Job, type JobEvent, type JobRequest } from "./protocol/types";
-import { socketUrl } from "./protocol/urls";
+import { upload } from "./net/upload";
+import { decodeAnswer } from "./protocol/decode";
+import { isOver, type Job, type JobEvent, type JobRequest, type UnderstandRequest } from "./protocol/types";
+import { resultUrl, socketUrl } from "./protocol/urls";
 import { idempotencyKey, randomSeed, requestFrom, reroll } from "./request";
 import { isComplete, openRun, withEvent, withJob } from "./run";
-import { mergeJobs, withJobInHistory, type Store } from "./store";
+import { mergeJobs, withJobInHistory, type Chosen, type Store } from "./store";
 
 /** How many older jobs are fetched at a time, and how many a welcome brings. */
 const PAGE = 20;
@@ -18,15 +21,21 @@ const LINE = 200;
 /** The page without its looks. */
 export class App {
   readonly #store: Store;
+  readonly #base: URL;
   readonly #socket: Socket;
   readonly #studio: Studio;
   #feed: JobFeed | null = null;
   #asking = false;
+  #completed = "";
   /** What this page sent, by job: the only place that still has the starting pictures. */
   readonly #sent = new Map<string, JobRequest>();
+  /** The hashes by which the server knows files that were sent. */
+  readonly #hashes = new WeakMap<File, string>();
+  #sending: AbortController | null = null;
 
   constructor(store: Store, base: URL) {
     this.#store = store;
+    this.#base = base;
     this.#socket = openSocket(socketUrl(base), (line) => store.set({ line }));
     this.#studio = new Studio(this.#socket, {
       onWelcome: (jobs, models) => {
@@ -60,6 +69,68 @@ export class App {
       return false;
     } finally {
       this.#store.set({ submitting: false });
+    }
+  }
+
+  /** Asks about files. Those that the server has had already are not sent again. */
+  async ask(request: UnderstandRequest, chosen: readonly Chosen[]): Promise<boolean> {
+    const files = chosen.map(({ file }) => file);
+    const known = files.map((file) => this.#hashes.get(file)).filter((hash) => hash !== undefined);
+    this.#store.set({ submitting: true, problem: null });
+    try {
+      let job: Job | null = null;
+      if (known.length === files.length) {
+        job = await this.#askAboutKnown({ ...request, media: known.map((sha256) => ({ sha256 })) });
+      }
+      this.#sending = new AbortController();
+      job ??= await upload(this.#base, request, files, (sent) => this.#store.set({ sent }), this.#sending.signal);
+      job.request.asked?.media.forEach(({ sha256 }, index) => {
+        const file = files[index];
+        if (file) this.#hashes.set(file, sha256);
+      });
+      this.#onJob(job);
+      this.#show(job);
+      return true;
+    } catch (error) {
+      if (!(error instanceof DOMException && error.name === "AbortError")) this.#report(error);
+      return false;
+    } finally {
+      this.#sending = null;
+      this.#store.set({ submitting: false, sent: null });
+    }
+  }
+
+  /** Stops files from being sent. */
+  stopSending(): void {
+    this.#sending?.abort();
+  }
+
+  /** Asks something else about what the shown job is about; `remember`: with what was said before. */
+  async askOn(question: string, remember: boolean): Promise<boolean> {
+    const { run } = this.#store.state;
+    const request = run && followUp(run.job, run.answer, question, remember, idempotencyKey());
+    if (!request) return false;
+    this.#store.set({ submitting: true, problem: null });
+    try {
+      const job = await this.#studio.submit(request);
+      this.#onJob(job);
+      this.#show(job);
+      return true;
+    } catch (error) {
+      this.#report(error);
+      return false;
+    } finally {
+      this.#store.set({ submitting: false });
+    }
+  }
+
+  /** Nothing where the server no longer has one of the files. */
+  async #askAboutKnown(request: UnderstandRequest): Promise<Job | null> {
+    try {
+      return await this.#studio.submit(request);
+    } catch (error) {
+      if (error instanceof Refused && error.error.code === "invalid_media") return null;
+      throw error;
     }
   }
 
@@ -165,7 +236,25 @@ export class App {
 
   #closeWhenComplete(): void {
     const { run } = this.#store.state;
-    if (run && isOver(run.job.state) && isComplete(run)) this.#feed?.close();
+    if (!run || !isOver(run.job.state) || !isComplete(run)) return;
+    this.#feed?.close();
+    void this.#completeShown(run.job);
+  }
+
+  /** An answer that came from the server's memory was told without its frames: they are in the result. */
+  async #completeShown(job: Job): Promise<void> {
+    const url = job.request.asked && job.result && resultUrl(job.result.url, this.#base);
+    if (!url || this.#store.state.run?.shown.length !== 0 || this.#completed === job.id) return;
+    this.#completed = job.id;
+    try {
+      const response = await fetch(url);
+      if (!response.ok) return;
+      const { frames } = decodeAnswer(await response.json());
+      const { run } = this.#store.state;
+      if (run?.job.id === job.id) this.#store.set({ run: { ...run, shown: frames } });
+    } catch {
+      // The answer is there; only the strip of frames is missing.
+    }
   }
 
   #report(error: unknown): void {

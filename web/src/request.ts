@@ -69,10 +69,10 @@ export function reroll(request: JobRequest, seed: number, key: string): JobReque
 
 /**
  * A request that can be sent again, made from what the server tells about a job; nothing where the job started from a
- * picture, because the server does not hand that out again.
+ * picture, because the server does not hand that out again, and where it is a question.
  */
 export function requestFrom(view: RequestView, model: string | null, key: string): JobRequest | null {
-  if (view.image || view.mask) return null;
+  if (view.image || view.mask || view.asked) return null;
   const { strength: _, ...options } = view.options;
   return { kind: "image", model, prompt: view.prompt, options, idempotency_key: key };
 }

@@ -3,7 +3,7 @@
  * start after a reconnect; applying them all leaves the same `Run` as applying them once.
  */
 
-import { isOver, type Job, type JobEvent, type JobState } from "./protocol/types";
+import { isOver, type Job, type JobEvent, type JobState, type ShownFrame } from "./protocol/types";
 
 /** One picture of the filmstrip. */
 export interface Frame {
@@ -18,29 +18,61 @@ export interface Run {
   last: number;
   /** The previews, by growing step. */
   frames: readonly Frame[];
+  /** The frames of its media that the model is shown. */
+  shown: readonly ShownFrame[];
+  /** The answer so far; `null` before its first word. */
+  answer: string | null;
   /** When the picture should be ready, in milliseconds of the page's clock. */
   due: number | null;
 }
 
 /** A run of which no event has been seen yet. */
 export function openRun(job: Job, now: number): Run {
-  return { job, last: 0, frames: [], due: dueAt(job, now) };
+  return { job, last: 0, frames: [], shown: [], answer: job.result?.text ?? null, due: dueAt(job, now) };
 }
 
 /** Takes over a newer view of the job; an older one (a late reply) changes nothing. */
 export function withJob(run: Run, job: Job, now: number): Run {
   if (job.id !== run.job.id || job.last_event < run.job.last_event) return run;
-  return { ...run, job, due: dueAt(job, now) };
+  return { ...run, job, answer: job.result?.text ?? run.answer, due: dueAt(job, now) };
 }
 
 /** Applies one event. */
 export function withEvent(run: Run, event: JobEvent, now: number): Run {
   if (event.n <= run.last) return run;
-  const next = { ...run, last: event.n, frames: framesAfter(run.frames, event) };
+  const next = {
+    ...run,
+    last: event.n,
+    frames: framesAfter(run.frames, event),
+    shown: shownAfter(run.shown, event),
+    answer: run.job.result?.text ?? answerAfter(run.answer, event),
+  };
   // The view may be ahead of the events: what it says about the state is newer than this event then.
   if (event.n <= run.job.last_event) return next;
   const job = { ...jobAfter(run.job, event), last_event: event.n };
-  return { ...next, job, due: event.event === "preview" ? run.due : dueAt(job, now) };
+  const tellsNoTime = ["preview", "frames", "token"].includes(event.event);
+  return { ...next, job, due: tellsNoTime ? run.due : dueAt(job, now) };
+}
+
+/** As the pictures, what was shown and said goes when an attempt starts from nothing. */
+function shownAfter(shown: readonly ShownFrame[], event: JobEvent): readonly ShownFrame[] {
+  if (event.event === "queued" || event.event === "started") return [];
+  return event.event === "frames" ? event.frames : shown;
+}
+
+function answerAfter(answer: string | null, event: JobEvent): string | null {
+  switch (event.event) {
+    case "queued":
+    case "started":
+      return null;
+    case "token":
+      // Piece number 0 begins the answer anew.
+      return (event.index === 0 ? "" : (answer ?? "")) + event.text;
+    case "finished":
+      return event.result?.text ?? answer;
+    default:
+      return answer;
+  }
 }
 
 function framesAfter(frames: readonly Frame[], event: JobEvent): readonly Frame[] {
@@ -60,6 +92,8 @@ function jobAfter(job: Job, event: JobEvent): Job {
     case "progress":
       return { ...job, state: "running", position: null, progress: event.progress };
     case "preview":
+    case "frames":
+    case "token":
       return job;
     case "finished":
       return { ...over(job, "finished"), result: event.result ?? job.result };

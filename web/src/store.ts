@@ -3,11 +3,23 @@
 import type { Model, Job } from "./protocol/types";
 import type { Run } from "./run";
 
+/** What the page is used for. */
+export type Mode = "draw" | "understand";
+
+/** A video or picture that somebody has chosen to ask about. */
+export interface Chosen {
+  file: File;
+  /** Where the browser finds it. */
+  url: string;
+  kind: "image" | "video";
+}
+
 /** How the line to the server is. */
 export type Line = "connecting" | "open" | "lost";
 
 /** Everything that the page shows and that did not come from the form. */
 export interface State {
+  mode: Mode;
   line: Line;
   models: readonly Model[];
   /** The history, newest first. */
@@ -19,12 +31,17 @@ export interface State {
   /** The step that the user looks at; `null` follows the newest. */
   looking: number | null;
   submitting: boolean;
+  /** Which share of the files has been sent, while they are. */
+  sent: number | null;
+  /** What a new question is about. */
+  chosen: readonly Chosen[];
   /** What went wrong with the last thing that the user asked for, in the server's words. */
   problem: string | null;
 }
 
 /** The state of a page that has not heard from the server yet. */
 export const EMPTY: State = {
+  mode: "draw",
   line: "connecting",
   models: [],
   jobs: [],
@@ -32,6 +49,8 @@ export const EMPTY: State = {
   run: null,
   looking: null,
   submitting: false,
+  sent: null,
+  chosen: [],
   problem: null,
 };
 

@@ -50,6 +50,7 @@ export function job(change: Partial<Job> = {}): Job {
       options: { steps: 12, guidance_scale: 4, seed: 7 },
       image: false,
       mask: false,
+      asked: null,
     },
     ...change,
   };

@@ -64,6 +64,10 @@ impl Metrics {
         let seconds = format!("{:.3}", stats.run_ms as f64 / 1e3);
         let run = [("_sum".into(), seconds), ("_count".into(), stats.run_count.to_string())];
         metric("sango_run_seconds", "summary", "Time that runs took.", &run);
+        metric("sango_tokens_total", "counter", "Tokens of answers.", &plain(stats.tokens));
+        let seconds = format!("{:.3}", stats.first_token_ms as f64 / 1e3);
+        let first = [("_sum".into(), seconds), ("_count".into(), stats.first_token_count.to_string())];
+        metric("sango_first_token_seconds", "summary", "Time from the start of a run to its first token.", &first);
         metric("sango_subscriptions", "gauge", "Listeners to jobs in flight.", &plain(stats.feeds));
         let sockets = self.sockets.load(Ordering::Relaxed).to_string();
         metric("sango_sockets", "gauge", "Open sockets.", &[(String::new(), sockets)]);

@@ -35,8 +35,10 @@ pub struct ServeConfig {
     pub workers: usize,
     /// Jobs that may be queued or running.
     pub max_unfinished: u64,
-    /// Largest request body and socket message: two 20 MiB images in base64 fit.
+    /// Largest socket message, and request body as far as it is kept in memory: two 20 MiB images in base64 fit.
     pub max_body_bytes: usize,
+    /// Largest size of the `media` of one form, which go to disk as they come.
+    pub max_media_bytes: u64,
     /// Pages of these origins (`https://studio.example`) may use the server besides its own page.
     pub allowed_origins: Vec<String>,
     /// How models are loaded.
@@ -53,6 +55,7 @@ impl Default for ServeConfig {
             workers: 1,
             max_unfinished: 256,
             max_body_bytes: 56 << 20,
+            max_media_bytes: 1 << 30,
             allowed_origins: Vec::new(),
             load: LoadOptions::default(),
         }
@@ -84,10 +87,11 @@ pub enum ServeError {
 /// # Errors
 /// As [`Server::bind`] and [`Server::run`].
 pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-    let runner = Arc::new(ModelRunner::new(&config.models_dir, config.load));
+    let runner = Arc::new(ModelRunner::new(&config.models_dir, config.load.clone()));
     let engine_config = EmbeddedConfig {
         workers: config.workers,
         max_unfinished: config.max_unfinished,
+        max_video_bytes: config.max_media_bytes,
         ..EmbeddedConfig::new(&config.data_dir)
     };
     let warm = Arc::clone(&runner);
@@ -172,14 +176,14 @@ impl Server {
 }
 
 fn app(state: AppState) -> Router {
-    let limit = state.config.max_body_bytes;
     Router::new()
         .nest("/v1", http::v1())
         .merge(http::system())
         .route("/socket/websocket", get(channel::upgrade))
         .fallback(studio::serve)
         .method_not_allowed_fallback(http::method_not_allowed)
-        .layer(DefaultBodyLimit::max(limit))
+        // `http::upload` counts by itself what it keeps in memory and what on disk; nothing else reads a body.
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(state.clone(), origin::check))
         .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
         .with_state(state)

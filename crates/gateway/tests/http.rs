@@ -4,7 +4,7 @@ mod client;
 #[path = "../../jobs/tests/support/mod.rs"]
 mod support;
 
-use client::{MAX_BODY, TestServer, files, id, image};
+use client::{MAX_BODY, MAX_MEDIA, TestServer, files, id, image};
 use serde_json::{Value, json};
 
 fn png() -> Vec<u8> {
@@ -98,6 +98,73 @@ async fn forms_bring_images() {
     assert_eq!(cut.code(), "invalid_request");
 }
 
+/// A picture whose file is larger than what a body may have in memory.
+fn large_png() -> Vec<u8> {
+    let mut state = 1u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let picture = sango_media::RgbImage::from_fn(300, 300, |_, _| sango_media::Rgb([noise(), noise(), noise()]));
+    let png = sango_media::encode_png(&picture, &[]).unwrap();
+    assert!(png.len() > MAX_BODY && (png.len() as u64) < MAX_MEDIA);
+    png
+}
+
+#[tokio::test]
+async fn questions_bring_files_of_any_size_and_ask_about_them_again() {
+    let server = TestServer::start().await;
+    let ask = async |parts: &[(&str, &[u8])]| {
+        let (content_type, body) = form(parts);
+        server.send("POST", "/v1/jobs", &[("content-type", &content_type)], &body).await
+    };
+    let question = |text: &str| json!({"kind": "understand", "question": text}).to_string();
+    let large = large_png();
+    let job = question("What is it?");
+    let answer = ask(&[("job", job.as_bytes()), ("media", &large), ("media", &png()), ("media", b"")]).await;
+    assert_eq!(answer.status, 202, "{}", String::from_utf8_lossy(&answer.body));
+    let (job, media) = (id(&answer.json()), answer.json()["request"]["media"].clone());
+    assert_eq!((media.as_array().unwrap().len(), &media[0]["width"], &media[1]["width"]), (2, &json!(300), &json!(1)));
+    let view = server.wait(&job, "finished").await;
+    assert_eq!(view["result"]["text"], "What is it?");
+    let result = server.get(&format!("/v1/jobs/{job}/result")).await;
+    assert_eq!(
+        (result.headers["content-type"].as_str(), &result.json()["text"]),
+        ("application/json", &json!("What is it?"))
+    );
+
+    let path = format!("/v1/jobs/{job}/media/0");
+    let whole = server.get(&path).await;
+    assert!(whole.status == 200 && whole.body == large);
+    assert_eq!(
+        (whole.headers["content-type"].as_str(), whole.headers["x-content-type-options"].as_str()),
+        ("image/png", "nosniff")
+    );
+    assert!(whole.headers["content-security-policy"].contains("sandbox"));
+    let part = server.send("GET", &path, &[("range", "bytes=1-3")], b"").await;
+    assert_eq!((part.status, part.body.as_slice()), (206, &b"PNG"[..]));
+    for nothing in ["2", "-1", "x"] {
+        assert_eq!(server.get(&format!("/v1/jobs/{job}/media/{nothing}")).await.code(), "not_found");
+    }
+    let again = json!({"kind": "understand", "question": "And now?", "media": {"sha256": media[0]["sha256"]}});
+    assert_eq!(server.post(&again).await.json()["request"]["media"][0], media[0]);
+    assert_eq!(files(&server.folder.path().join("uploads")), 2);
+
+    let (of_image, question, small) = (image("x").to_string(), question("x"), png());
+    for (parts, code) in [
+        (vec![("media", &large[..]); 4], "too_large"),
+        (vec![("job", of_image.as_bytes()), ("media", &small)], "invalid_request"),
+        (vec![("job", question.as_bytes()), ("image", &small)], "invalid_request"),
+        (vec![("job", question.as_bytes()), ("media", b"no picture")], "invalid_media"),
+        (vec![("job", question.as_bytes())], "invalid_option"),
+    ] {
+        assert_eq!(ask(&parts).await.code(), code);
+    }
+    assert_eq!(files(&server.folder.path().join("uploads")), 2, "what is refused is not kept");
+    let metrics = String::from_utf8(server.get("/metrics").await.body).unwrap();
+    assert!(metrics.contains("sango_tokens_total") && metrics.contains("sango_first_token_seconds_count"), "{metrics}");
+}
+
 #[tokio::test]
 async fn every_refusal_has_its_code() {
     let server = TestServer::start().await;
@@ -184,7 +251,10 @@ async fn events_stream_and_resume() {
 async fn operators_see_how_it_is() {
     let server = TestServer::start().await;
     let models = server.get("/v1/models").await.json();
-    assert_eq!((&models["models"][0]["name"], &models["models"][0]["tasks"]), (&json!("fake"), &json!(["image"])));
+    assert_eq!(
+        (&models["models"][0]["name"], &models["models"][0]["tasks"]),
+        (&json!("fake"), &json!(["image", "understand"]))
+    );
     assert_eq!(server.get("/healthz").await.status, 200);
     assert_eq!(server.get("/readyz").await.status, 200);
     let job = id(&server.post(&image("x")).await.json());
@@ -202,10 +272,10 @@ async fn openapi_names_what_is_there() {
     let server = TestServer::start().await;
     let openapi = server.get("/openapi.json").await.json();
     let paths = openapi["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 9);
+    assert_eq!(paths.len(), 10);
     for (path, methods) in paths {
         for method in methods.as_object().unwrap().keys() {
-            let path = path.replace("{id}", "0199b2c4-5c1e-7f3a-9a55-0c8f7f1d2e3b");
+            let path = path.replace("{id}", "0199b2c4-5c1e-7f3a-9a55-0c8f7f1d2e3b").replace("{index}", "0");
             let answer = server.send(&method.to_ascii_uppercase(), &path, &[], b"").await;
             if answer.status >= 400 {
                 assert!(!["not_found", "method_not_allowed"].contains(&answer.code().as_str()), "{method} {path}");

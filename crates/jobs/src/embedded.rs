@@ -8,17 +8,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
+use crate::canonical::{cache_key, request_hash};
 use crate::engine::{Engine, JobPage, ListQuery, ResultFile, Stats, Submitted};
 use crate::feed::{Feed, Subscription};
 use crate::files::Files;
+use crate::intake::{Intake, not_here};
 use crate::runs::work;
 use crate::schema::{JobRow, NewJob};
 use crate::store::Store;
-use crate::submission::{cache_key, request_hash};
+use crate::upload::{Incoming, Upload};
 use crate::worker::{CancelToken, ModelInfo, Runner};
-use crate::{ErrorKind, Event, EventName, JobError, JobId, JobView, State, Submission};
+use crate::{ErrorKind, Event, EventName, JobError, JobId, JobView, State, Submission, Task};
 
 /// How an [`EmbeddedEngine`] is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,10 +39,12 @@ pub struct EmbeddedConfig {
     pub max_attempts: u32,
     /// Bounds on uploaded images.
     pub media_limits: sango_media::Limits,
+    /// Bound on an uploaded video.
+    pub max_video_bytes: u64,
 }
 
 impl EmbeddedConfig {
-    /// One worker, 256 unfinished jobs, 1,000 remembered ones, 3 attempts.
+    /// One worker, 256 unfinished jobs, 1,000 remembered ones, 3 attempts, videos of 1 GiB.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
@@ -48,6 +53,7 @@ impl EmbeddedConfig {
             keep_jobs: 1_000,
             max_attempts: 3,
             media_limits: sango_media::Limits::default(),
+            max_video_bytes: 1 << 30,
         }
     }
 }
@@ -86,6 +92,38 @@ pub(crate) struct Inner {
 pub(crate) struct Run {
     pub(crate) cache_key: String,
     pub(crate) cancel: CancelToken,
+    /// What a job that joins later has missed: which frames the model is shown and how they look, and the answer so far.
+    shown: Vec<(EventName, Value)>,
+    text: Option<String>,
+}
+
+impl Inner {
+    /// A run tells what the model is shown.
+    pub(crate) fn show(&mut self, run: i64, name: EventName, data: Value) -> Result<Vec<Event>, JobError> {
+        let told = self.store.tell(run, name, &data);
+        self.runs.entry(run).and_modify(|run| run.shown.push((name, data)));
+        told
+    }
+}
+
+impl Run {
+    pub(crate) fn new(cache_key: String, cancel: CancelToken) -> Self {
+        Self { cache_key, cancel, shown: Vec::new(), text: None }
+    }
+
+    /// The run has told more of the answer.
+    pub(crate) fn hear(&mut self, text: &str, index: u32) {
+        let heard = self.text.get_or_insert_default();
+        if index == 0 {
+            heard.clear();
+        }
+        heard.push_str(text);
+    }
+
+    fn missed(&self) -> Vec<(EventName, Value)> {
+        let text = self.text.as_ref().map(|text| (EventName::Token, json!({"text": text, "index": 0})));
+        self.shown.iter().cloned().chain(text).collect()
+    }
 }
 
 impl EmbeddedEngine {
@@ -165,7 +203,7 @@ impl Shared {
     pub(crate) fn publish(&self, inner: &mut Inner, events: Vec<Event>) {
         let mut changed: Vec<JobId> = Vec::new();
         for event in events {
-            if event.event != EventName::Preview && changed.last() != Some(&event.job) {
+            if event.event.changes_view() && changed.last() != Some(&event.job) {
                 changed.push(event.job);
             }
             let (job, last) = (event.job, event.event.is_last());
@@ -198,6 +236,18 @@ impl Shared {
         Ok(row.view(position))
     }
 
+    /// Puts a checked upload among the files of jobs.
+    fn keep(&self, upload: &Upload) -> Result<(), JobError> {
+        match upload {
+            Upload::Received(received) if !self.uploads.has(received.sha256()) => {
+                received.keep_as(&self.uploads.path(received.sha256()))
+            }
+            // Forgotten since it was looked up.
+            Upload::Known(sha256) if !self.uploads.has(sha256) => Err(not_here(sha256)),
+            _ => Ok(()),
+        }
+    }
+
     fn known(&self, inner: &mut Inner, key: Option<&str>, hash: &str) -> Result<Option<Submitted>, JobError> {
         let Some(key) = key else { return Ok(None) };
         let Some(row) = inner.store.with_idempotency_key(key)? else {
@@ -214,20 +264,22 @@ impl Shared {
 impl Engine for EmbeddedEngine {
     fn submit(&self, mut submission: Submission) -> Result<Submitted, JobError> {
         let shared = &*self.shared;
-        submission.check(&shared.config.media_limits)?;
+        submission.check(&Intake {
+            images: &shared.config.media_limits,
+            max_video_bytes: shared.config.max_video_bytes,
+            uploads: &shared.uploads,
+            known: &|sha256| shared.lock().store.media(sha256),
+        })?;
         let hash = request_hash(&submission.request);
         let key = submission.idempotency_key.as_deref();
         // Before the runner looks at it: a repeated request is answered even when the model has gone since.
         if let Some(submitted) = shared.known(&mut shared.lock(), key, &hash)? {
             return Ok(submitted);
         }
-        let mut request = submission.request;
-        // Drawn here, so that the picture can be made again. 53 bits, which every JSON reader keeps exactly.
-        request.options.seed.get_or_insert_with(|| rand::random::<u64>() >> 11);
-        let prepared = shared.runner.prepare(request)?;
+        let mut prepared = shared.runner.prepare(submission.request)?;
+        prepared.request.draw_seed();
         let new = NewJob {
             id: JobId::generate(),
-            kind: prepared.request.kind,
             cache_key: cache_key(&prepared.request, &prepared.model_hash),
             request: prepared.request,
             request_hash: hash,
@@ -243,7 +295,8 @@ impl Engine for EmbeddedEngine {
             return Ok(submitted);
         }
         let finished = inner.store.finished_with(&new.cache_key)?;
-        let stored = finished.into_iter().filter_map(|row| row.result).find(|result| shared.files.has(&result.sha256));
+        let made = finished.into_iter().filter_map(|row| row.result.map(|result| (row.id, result)));
+        let stored = made.into_iter().find(|(_, result)| shared.files.has(&result.sha256));
         let unfinished = inner.store.unfinished()?;
         if stored.is_none() && unfinished >= shared.config.max_unfinished {
             inner.stats.refused += 1;
@@ -255,15 +308,23 @@ impl Engine for EmbeddedEngine {
         for bytes in [&submission.image, &submission.mask].into_iter().flatten() {
             shared.uploads.put(bytes)?;
         }
+        for upload in &submission.media {
+            shared.keep(upload)?;
+        }
         let in_flight = inner.runs.iter().find(|(_, run)| run.cache_key == new.cache_key && !run.cancel.is_cancelled());
         let events = match (stored, in_flight) {
-            (Some(result), _) => {
+            (Some((id, result)), _) => {
                 inner.stats.cache_hits += 1;
-                inner.store.insert_finished(&new, &result)?
+                // What a question was answered from belongs to the answer, as the steps of a drawing do not.
+                let shown = match new.request.task {
+                    Task::Understand(_) => inner.store.shown(id)?,
+                    Task::Image(_) => Vec::new(),
+                };
+                inner.store.insert_finished(&new, &result, shown)?
             }
-            (None, Some((run, _))) => {
+            (None, Some((run, state))) => {
                 inner.stats.shared += 1;
-                inner.store.insert_running(&new, *run)?
+                inner.store.insert_running(&new, *run, state.missed())?
             }
             (None, None) => inner.store.insert_queued(&new)?,
         };
@@ -360,6 +421,28 @@ impl Engine for EmbeddedEngine {
             (state, _) => (ErrorKind::NotFinished, format!("job {id} is {}: wait for `finished`", state.as_str())),
         };
         Err(JobError::new(kind, message))
+    }
+
+    fn receive(&self) -> Result<Incoming, JobError> {
+        Incoming::new(self.shared.uploads.folder(), self.shared.config.max_video_bytes)
+    }
+
+    fn media(&self, id: JobId, index: usize) -> Result<ResultFile, JobError> {
+        let Task::Understand(task) = self.get(id)?.request.task else {
+            return Err(JobError::new(ErrorKind::NotFound, format!("job {id} is about no media")));
+        };
+        let Some(media) = task.media.into_iter().nth(index) else {
+            return Err(JobError::new(ErrorKind::NotFound, format!("job {id} has no media number {index}")));
+        };
+        if !self.shared.uploads.has(&media.sha256) {
+            return Err(JobError::new(ErrorKind::Expired, format!("media {index} of job {id} have been removed")));
+        }
+        Ok(ResultFile {
+            path: self.shared.uploads.path(&media.sha256),
+            content_type: media.content_type,
+            bytes: media.bytes,
+            sha256: media.sha256,
+        })
     }
 
     fn models(&self) -> Result<Vec<ModelInfo>, JobError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-use crate::{Event, JobError, JobId, JobView, ModelInfo, State, Submission, Subscription};
+use crate::{Event, Incoming, JobError, JobId, JobView, ModelInfo, State, Submission, Subscription};
 
 /// Queues jobs, runs them and remembers them. Every method may block for a moment (a disk sync, a lock) and none needs a
 /// runtime: an async server calls them through `spawn_blocking`, a NIF from its own threads.
@@ -67,6 +67,19 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// `not_finished`, `no_result` (failed or cancelled), `expired`, `unknown_job`.
     fn result(&self, id: JobId) -> Result<ResultFile, JobError>;
+
+    /// A place for a file that is too large to be held in memory: written as it comes, and then handed in as
+    /// [`Upload::Received`](crate::Upload::Received).
+    ///
+    /// # Errors
+    /// `storage`, `storage_full`.
+    fn receive(&self) -> Result<Incoming, JobError>;
+
+    /// The file of a video or picture that an `understand` job is about, counted from 0.
+    ///
+    /// # Errors
+    /// `not_found` when the job has none of this number, `expired`, `unknown_job`.
+    fn media(&self, id: JobId, index: usize) -> Result<ResultFile, JobError>;
 
     /// The models jobs can name.
     ///
@@ -143,7 +156,7 @@ pub struct JobPage {
     pub next: Option<JobId>,
 }
 
-/// A result on disk.
+/// A result, or what a job is about, on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResultFile {
     /// Where it is.
@@ -175,6 +188,12 @@ pub struct Stats {
     pub run_count: u64,
     /// See `run_count`.
     pub run_ms: u64,
+    /// Tokens of answers.
+    pub tokens: u64,
+    /// Answers begun, and the milliseconds from the start of the run to the first token in all.
+    pub first_token_count: u64,
+    /// See `first_token_count`.
+    pub first_token_ms: u64,
     /// Subscriptions to jobs, now.
     pub feeds: u64,
 }

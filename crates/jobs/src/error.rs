@@ -78,6 +78,8 @@ error_table! {
     Interrupted, "interrupted", 503;
     /// The models folder holds no model that can do this.
     NoModel, "no_model", 503;
+    /// A program that this needs is not installed.
+    MissingProgram, "missing_program", 503;
     /// The disk is full.
     StorageFull, "storage_full", 507;
 }
@@ -154,7 +156,8 @@ impl From<sango_media::MediaError> for JobError {
             | Media::DamagedVideo { .. }
             | Media::NoSuchFrame { .. } => ErrorKind::InvalidMedia,
             Media::Cancelled => ErrorKind::Cancelled,
-            Media::Encode { .. } | Media::EncodeVideo { .. } | Media::NoProgram { .. } => ErrorKind::Internal,
+            Media::NoProgram { .. } => ErrorKind::MissingProgram,
+            Media::Encode { .. } | Media::EncodeVideo { .. } => ErrorKind::Internal,
             Media::DiskFull { .. } => ErrorKind::StorageFull,
             Media::Io { .. } => ErrorKind::Storage,
         };

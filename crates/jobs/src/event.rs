@@ -19,6 +19,10 @@ pub enum EventName {
     Progress,
     /// A small picture of how it looks so far.
     Preview,
+    /// Which frames of the media the model is shown.
+    Frames,
+    /// More of the answer.
+    Token,
     /// There is a result. Last.
     Finished,
     /// There is an error. Last.
@@ -28,8 +32,17 @@ pub enum EventName {
 }
 
 impl EventName {
-    const ALL: [Self; 7] =
-        [Self::Queued, Self::Started, Self::Progress, Self::Preview, Self::Finished, Self::Failed, Self::Cancelled];
+    const ALL: [Self; 9] = [
+        Self::Queued,
+        Self::Started,
+        Self::Progress,
+        Self::Preview,
+        Self::Frames,
+        Self::Token,
+        Self::Finished,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// The name in JSON and on channels.
     pub fn as_str(self) -> &'static str {
@@ -38,10 +51,17 @@ impl EventName {
             Self::Started => "started",
             Self::Progress => "progress",
             Self::Preview => "preview",
+            Self::Frames => "frames",
+            Self::Token => "token",
             Self::Finished => "finished",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
         }
+    }
+
+    /// It changes what [`JobView`](crate::JobView) shows.
+    pub(crate) fn changes_view(self) -> bool {
+        !matches!(self, Self::Preview | Self::Frames | Self::Token)
     }
 
     /// No event follows one of these.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::submission::sha256_hex;
+use crate::canonical::sha256_hex;
 use crate::{ErrorKind, JobError};
 
 /// A folder of files, each named by its SHA-256, so that equal bytes are kept once.
@@ -20,6 +20,11 @@ impl Files {
             JobError::new(ErrorKind::Storage, format!("cannot make the folder {}: {error}", folder.display()))
         })?;
         Ok(Self { folder })
+    }
+
+    /// The folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where the file with this hash is, if it is.

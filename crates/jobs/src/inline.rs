@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use crate::embedded::{EmbeddedConfig, EmbeddedEngine};
 use crate::engine::{Engine, JobPage, ListQuery, ResultFile, Stats, Submitted};
 use crate::runs::work_off;
-use crate::{Event, JobError, JobId, JobView, ModelInfo, Runner, Submission, Subscription};
+use crate::{Event, Incoming, JobError, JobId, JobView, ModelInfo, Runner, Submission, Subscription};
 
 /// The embedded engine without threads, in a temporary folder that goes with it: `submit` runs the job.
 pub struct InlineEngine {
@@ -79,6 +79,14 @@ impl Engine for InlineEngine {
 
     fn result(&self, id: JobId) -> Result<ResultFile, JobError> {
         self.engine().result(id)
+    }
+
+    fn receive(&self) -> Result<Incoming, JobError> {
+        self.engine().receive()
+    }
+
+    fn media(&self, id: JobId, index: usize) -> Result<ResultFile, JobError> {
+        self.engine().media(id, index)
     }
 
     fn models(&self) -> Result<Vec<ModelInfo>, JobError> {

@@ -1,12 +1,13 @@
 //! What a job is: its request, its states and the view of it that clients see.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{ErrorKind, JobError};
+use crate::{ErrorKind, ImageTask, JobError, UnderstandTask};
 
 /// The id of a job; ids sort by the time they were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -132,60 +133,55 @@ impl FromStr for State {
     }
 }
 
-/// How an image is made. What is `None` takes the model's default.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ImageOptions {
-    /// What the picture should not show.
-    pub negative_prompt: Option<String>,
-    /// Denoising steps.
-    pub steps: Option<u32>,
-    /// Weight of the prompt; 1 or less turns guidance off.
-    pub guidance_scale: Option<f64>,
-    /// Where all randomness comes from.
-    pub seed: Option<u64>,
-    /// Pixels.
-    pub width: Option<u32>,
-    /// Pixels.
-    pub height: Option<u32>,
-    /// Of the token masking, at the first and the last step.
-    pub temperature: Option<[f64; 2]>,
-    /// How much of the input image is drawn anew, 0 to 1.
-    pub strength: Option<f64>,
-}
-
-/// An uploaded image, kept as a file under its own hash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MediaRef {
-    /// SHA-256 of the bytes, lower-case hex.
-    pub sha256: String,
-    /// How many bytes.
-    pub bytes: u64,
-    /// `image/png` and the like.
-    pub content_type: String,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-}
-
 /// What is to be made, without the bytes of its media.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobRequest {
-    /// Which task.
-    pub kind: JobKind,
     /// Which model; `None` is the default one.
     pub model: Option<String>,
-    /// What the picture shows.
-    pub prompt: String,
-    /// How it is made.
-    pub options: ImageOptions,
-    /// The picture to start from.
-    pub image: Option<MediaRef>,
-    /// Where that picture is drawn anew.
-    pub mask: Option<MediaRef>,
     /// Higher runs first.
     pub priority: i32,
+    /// The task, and what belongs to it alone.
+    #[serde(flatten)]
+    pub task: Task,
+}
+
+/// What is asked, by kind of job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Task {
+    /// A picture from words.
+    Image(ImageTask),
+    /// An answer to a question about media.
+    Understand(UnderstandTask),
+}
+
+impl JobRequest {
+    /// Which kind of job this is.
+    pub fn kind(&self) -> JobKind {
+        match self.task {
+            Task::Image(_) => JobKind::Image,
+            Task::Understand(_) => JobKind::Understand,
+        }
+    }
+
+    /// The hashes of every upload that the job needs.
+    pub fn uploads(&self) -> Vec<&str> {
+        match &self.task {
+            Task::Image(task) => [&task.image, &task.mask].into_iter().flatten().map(|m| m.sha256.as_str()).collect(),
+            Task::Understand(task) => task.media.iter().map(|media| media.sha256.as_str()).collect(),
+        }
+    }
+
+    /// Draws a seed where the task is random and names none, so that what it made can be made again.
+    pub(crate) fn draw_seed(&mut self) {
+        // 53 bits, which every JSON reader keeps exactly.
+        let draw = || rand::random::<u64>() >> 11;
+        match &mut self.task {
+            Task::Image(task) => _ = task.options.seed.get_or_insert_with(draw),
+            Task::Understand(task) if task.options.is_sampled() => _ = task.options.seed.get_or_insert_with(draw),
+            Task::Understand(_) => {}
+        }
+    }
 }
 
 /// A job as a runner gets it.
@@ -195,10 +191,8 @@ pub struct Job {
     pub id: JobId,
     /// The request with every default filled in.
     pub request: JobRequest,
-    /// The file of `request.image`.
-    pub image: Option<std::path::PathBuf>,
-    /// The file of `request.mask`.
-    pub mask: Option<std::path::PathBuf>,
+    /// Where the uploads are, as [`JobRequest::uploads`] lists them.
+    pub files: Vec<PathBuf>,
 }
 
 /// How far a run is.
@@ -225,6 +219,9 @@ pub struct ResultView {
     pub sha256: String,
     /// Whether an earlier job had made it already.
     pub cached: bool,
+    /// The answer of an `understand` job; other results have no such field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
 }
 
 /// A job as clients see it.
@@ -279,11 +276,5 @@ mod tests {
             assert_eq!(state.as_str().parse::<State>().unwrap(), state);
         }
         assert!("done".parse::<State>().unwrap_err().message.contains("finished"));
-    }
-
-    #[test]
-    fn options_refuse_unknown_names() {
-        let error = serde_json::from_str::<ImageOptions>(r#"{"stepz": 3}"#).unwrap_err();
-        assert!(error.to_string().contains("stepz") && error.to_string().contains("steps"), "{error}");
     }
 }

@@ -4,6 +4,7 @@
 //! [`Event`]s. Two engines: [`EmbeddedEngine`] (SQLite and files in one folder, worker threads) and [`InlineEngine`] (for
 //! tests). Nothing here needs an async runtime; `docs/protocol.md` describes the JSON.
 
+mod canonical;
 mod embedded;
 mod engine;
 mod error;
@@ -11,12 +12,15 @@ mod event;
 mod feed;
 mod files;
 mod inline;
+mod intake;
 mod job;
 mod list_params;
 mod runs;
 mod schema;
 mod store;
 mod submission;
+mod task;
+mod upload;
 pub mod worker;
 
 pub use embedded::{EmbeddedConfig, EmbeddedEngine};
@@ -25,7 +29,11 @@ pub use error::{ErrorKind, JobError};
 pub use event::{Event, EventName};
 pub use feed::{Next, Subscription};
 pub use inline::InlineEngine;
-pub use job::{ImageOptions, Job, JobId, JobKind, JobRequest, JobView, MediaRef, Progress, ResultView, State};
+pub use job::{Job, JobId, JobKind, JobRequest, JobView, Progress, ResultView, State, Task};
 pub use list_params::ListParams;
-pub use submission::{MAX_PROMPT_CHARS, Submission};
-pub use worker::{CancelToken, ModelInfo, Output, Prepared, RunContext, Runner};
+pub use submission::Submission;
+pub use task::MAX_PROMPT_CHARS;
+pub use task::image::{ImageOptions, ImageTask, MediaRef};
+pub use task::understand::{MAX_MEDIA, MediaInfo, MediaType, Role, Turn, UnderstandOptions, UnderstandTask};
+pub use upload::{Incoming, Received, Upload};
+pub use worker::{CancelToken, ModelInfo, News, Output, Prepared, Preview, RunContext, Runner, UnderstandDefaults};

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::embedded::{Inner, Run, Shared};
 use crate::schema::{JobRow, Stored};
-use crate::worker::{CancelToken, Output, RunContext};
-use crate::{ErrorKind, Job, JobError, Progress};
+use crate::worker::{CancelToken, News, Output, Preview, RunContext};
+use crate::{ErrorKind, EventName, Job, JobError};
 
 /// A run that a worker has taken.
 struct Claim {
@@ -76,23 +76,24 @@ fn try_claim(shared: &Shared, inner: &mut Inner) -> Result<Option<Claim>, JobErr
     inner.stats.runs += 1;
     inner.stats.shared += events.len() as u64 - 1;
     let cancel = CancelToken::default();
-    inner.runs.insert(run, Run { cache_key: first.cache_key.clone(), cancel: cancel.clone() });
+    inner.runs.insert(run, Run::new(first.cache_key.clone(), cancel.clone()));
     shared.publish(inner, events);
     Ok(Some(Claim { run, job: job(shared, first), cancel }))
 }
 
 fn job(shared: &Shared, row: JobRow) -> Job {
-    let path = |media: &Option<crate::MediaRef>| media.as_ref().map(|media| shared.uploads.path(&media.sha256));
-    Job { id: row.id, image: path(&row.request.image), mask: path(&row.request.mask), request: row.request }
+    let files = row.request.uploads().into_iter().map(|sha256| shared.uploads.path(sha256)).collect();
+    Job { id: row.id, request: row.request, files }
 }
 
 /// Does a run and stores how it ended. Gives back what it failed of, if it did.
 fn perform(shared: &Arc<Shared>, claim: Claim) -> Result<(), ErrorKind> {
     let Claim { run, job, cancel } = claim;
     let reporter = Arc::clone(shared);
-    let context = RunContext::new(cancel, move |progress, preview| report(&reporter, run, progress, preview));
     let began = Instant::now();
+    let context = RunContext::new(cancel, move |news| report(&reporter, run, began, &news));
     let outcome = catch_unwind(AssertUnwindSafe(|| shared.runner.run(&job, &context)));
+    context.flush();
     let outcome = outcome.unwrap_or_else(|panic| {
         let message = format!("the run stopped at a bug in Sango: {}", panic_message(&*panic));
         Err(JobError::new(ErrorKind::Internal, message))
@@ -116,18 +117,39 @@ fn perform(shared: &Arc<Shared>, claim: Claim) -> Result<(), ErrorKind> {
 fn finish(shared: &Shared, inner: &mut Inner, run: i64, output: &Output) -> Result<Vec<crate::Event>, JobError> {
     let sha256 = shared.files.put(&output.bytes)?;
     let bytes = output.bytes.len() as u64;
-    inner.store.finish_run(run, &Stored { sha256, content_type: output.content_type.clone(), bytes })
+    let (content_type, text) = (output.content_type.clone(), output.text.clone());
+    inner.store.finish_run(run, &Stored { sha256, content_type, bytes, text })
 }
 
-fn report(shared: &Shared, run: i64, progress: Progress, preview: Option<&[u8]>) {
+fn report(shared: &Shared, run: i64, began: Instant, news: &News<'_>) {
     // Encoded before the lock is taken.
-    let preview =
-        preview.map(|png| json!({"step": progress.step, "content_type": "image/png", "data": STANDARD.encode(png)}));
+    let preview = match news {
+        News::Step { progress, preview: Some(preview) } => Some((progress.step, preview)),
+        News::Shown { step, preview } => Some((*step, preview)),
+        _ => None,
+    };
+    let preview = preview.map(|(step, Preview { content_type, bytes })| {
+        json!({"step": step, "content_type": content_type, "data": STANDARD.encode(bytes)})
+    });
     let inner = &mut *shared.lock();
-    match inner.store.progress(run, progress, preview.as_ref()) {
+    let told = match news {
+        News::Step { progress, .. } => inner.store.progress(run, *progress, preview.as_ref()),
+        News::Frames(frames) => inner.show(run, EventName::Frames, json!({"frames": frames})),
+        News::Shown { .. } => inner.show(run, EventName::Preview, preview.unwrap_or_default()),
+        News::Token { text, index, count } => {
+            inner.stats.tokens += u64::from(*count);
+            if *index == 0 {
+                inner.stats.first_token_count += 1;
+                inner.stats.first_token_ms += began.elapsed().as_millis() as u64;
+            }
+            inner.runs.entry(run).and_modify(|run| run.hear(text, *index));
+            inner.store.tell(run, EventName::Token, &json!({"text": text, "index": index}))
+        }
+    };
+    match told {
         Ok(events) => shared.publish(inner, events),
-        // The picture matters more than the news of it.
-        Err(error) => tracing::warn!("cannot store a step of run {run}: {error}"),
+        // The result matters more than the news of it.
+        Err(error) => tracing::warn!("cannot store what run {run} tells: {error}"),
     }
 }
 

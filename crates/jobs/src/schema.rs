@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Row};
 
-use crate::{ErrorKind, JobError, JobId, JobKind, JobRequest, JobView, Progress, ResultView, State};
+use crate::{ErrorKind, JobError, JobId, JobRequest, JobView, Progress, ResultView, State};
 
 /// Grows when a table changes; a file of a newer Sango is refused rather than misread.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const TABLES: &str = "
 CREATE TABLE jobs (
@@ -38,7 +38,8 @@ CREATE TABLE jobs (
     error_message TEXT,
     image_sha256 TEXT,
     mask_sha256 TEXT,
-    place INTEGER
+    place INTEGER,
+    result_text TEXT
 );
 CREATE INDEX jobs_queue ON jobs (state, place, priority DESC, seq);
 CREATE INDEX jobs_cache ON jobs (cache_key, state);
@@ -54,6 +55,13 @@ CREATE TABLE events (
     data TEXT NOT NULL,
     PRIMARY KEY (job, n)
 ) WITHOUT ROWID;
+CREATE TABLE media (
+    job TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (job, n)
+) WITHOUT ROWID;
+CREATE INDEX media_sha256 ON media (sha256);
 ";
 
 /// From version 1: waiting jobs can be given a place in the line.
@@ -62,6 +70,21 @@ ALTER TABLE jobs ADD COLUMN place INTEGER;
 DROP INDEX jobs_queue;
 CREATE INDEX jobs_queue ON jobs (state, place, priority DESC, seq);
 ";
+
+/// From version 2: jobs about any number of files, and results that are text.
+const ADD_MEDIA: &str = "
+ALTER TABLE jobs ADD COLUMN result_text TEXT;
+CREATE TABLE media (
+    job TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (job, n)
+) WITHOUT ROWID;
+CREATE INDEX media_sha256 ON media (sha256);
+";
+
+/// What leads from each version to the next.
+const STEPS: [&str; VERSION as usize - 1] = [ADD_PLACE, ADD_MEDIA];
 
 /// Opens the file and makes the tables if it is new. `durable`: a commit is on the disk before it returns; otherwise it
 /// survives a crash of the process, but the newest commits not a power cut.
@@ -74,15 +97,8 @@ pub(crate) fn connect(path: &Path, durable: bool) -> Result<Connection, JobError
     let transaction = db.transaction()?;
     let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     match version {
-        0 => {
-            transaction.execute_batch(TABLES)?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
-        }
-        1 => {
-            transaction.execute_batch(ADD_PLACE)?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
-        }
-        VERSION => {}
+        0 => transaction.execute_batch(TABLES)?,
+        1..=VERSION => STEPS[version as usize - 1..].iter().try_for_each(|step| transaction.execute_batch(step))?,
         newer => {
             let message = format!(
                 "{} was written by a newer Sango (version {newer} of its tables, this one knows {VERSION}): update \
@@ -92,6 +108,9 @@ pub(crate) fn connect(path: &Path, durable: bool) -> Result<Connection, JobError
             return Err(JobError::new(ErrorKind::Storage, message));
         }
     }
+    if version != VERSION {
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
     transaction.commit()?;
     Ok(db)
 }
@@ -99,7 +118,7 @@ pub(crate) fn connect(path: &Path, durable: bool) -> Result<Connection, JobError
 /// The columns that [`JobRow::read`] expects, in order.
 pub(crate) const COLUMNS: &str = "seq, id, state, priority, request, request_hash, cache_key, attempts, run, created_at, \
      started_at, finished_at, step, total, eta_ms, last_event, result_sha256, result_type, result_bytes, cached, \
-     error_code, error_message, place";
+     error_code, error_message, place, result_text";
 
 /// One job as it is stored.
 #[derive(Debug, Clone)]
@@ -130,6 +149,8 @@ pub(crate) struct Stored {
     pub(crate) sha256: String,
     pub(crate) content_type: String,
     pub(crate) bytes: u64,
+    /// What there is to read in it, for those who will not fetch the file.
+    pub(crate) text: Option<String>,
 }
 
 impl Stored {
@@ -141,6 +162,7 @@ impl Stored {
             bytes: self.bytes,
             sha256: self.sha256.clone(),
             cached,
+            text: self.text.clone(),
         }
     }
 }
@@ -178,9 +200,12 @@ impl JobRow {
             }),
             last_event: row.get::<_, i64>(15)?.cast_unsigned(),
             result: match sha256 {
-                Some(sha256) => {
-                    Some(Stored { sha256, content_type: row.get(17)?, bytes: row.get::<_, i64>(18)?.cast_unsigned() })
-                }
+                Some(sha256) => Some(Stored {
+                    sha256,
+                    content_type: row.get(17)?,
+                    bytes: row.get::<_, i64>(18)?.cast_unsigned(),
+                    text: row.get(23)?,
+                }),
                 None => None,
             },
             cached: row.get(19)?,
@@ -196,7 +221,7 @@ impl JobRow {
         let shown = matches!(self.state, State::Finished);
         JobView {
             id: self.id,
-            kind: self.request.kind,
+            kind: self.request.kind(),
             model: self.request.model.clone(),
             state: self.state,
             created_at: self.created_at,
@@ -215,7 +240,6 @@ impl JobRow {
 /// A job that is about to be stored.
 pub(crate) struct NewJob {
     pub(crate) id: JobId,
-    pub(crate) kind: JobKind,
     pub(crate) request: JobRequest,
     pub(crate) request_hash: String,
     pub(crate) cache_key: String,
@@ -227,26 +251,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_the_first_version_gains_what_it_lacks() {
+    fn a_file_of_an_earlier_version_gains_what_it_lacks() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("jobs.sqlite");
-        let first = TABLES.replace(",\n    place INTEGER", "").replace("(state, place, ", "(state, ");
-        assert!(!first.contains("place"), "{first}");
-        let db = Connection::open(&path).unwrap();
-        db.execute_batch(&first).unwrap();
-        db.pragma_update(None, "user_version", 1).unwrap();
-        drop(db);
+        let (media, _) = TABLES.split_once("CREATE TABLE media").unwrap();
+        let second = media.replace(",\n    result_text TEXT", "");
+        let first = second.replace(",\n    place INTEGER", "").replace("(state, place, ", "(state, ");
+        assert!(!first.contains("place") && !second.contains("result_text"), "{first}");
 
         let schema = |db: &Connection| {
-            let mut statement = db.prepare("SELECT name FROM pragma_table_info('jobs') ORDER BY name").unwrap();
+            let sql = "SELECT m.name || '.' || p.name FROM sqlite_schema m, pragma_table_info(m.name) p ORDER BY 1";
+            let mut statement = db.prepare(sql).unwrap();
             let columns = statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<Vec<String>, _>>();
             let sql = "SELECT sql FROM sqlite_schema WHERE name = 'jobs_queue'";
             (columns.unwrap(), db.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap())
         };
-        let grown = schema(&connect(&path, true).unwrap());
-        // Opening it again changes nothing.
-        assert_eq!(schema(&connect(&path, false).unwrap()), grown);
-        assert_eq!(grown, schema(&connect(&folder.path().join("new.sqlite"), true).unwrap()));
+        let new = schema(&connect(&folder.path().join("new.sqlite"), true).unwrap());
+        for (version, tables) in [(1, &first), (2, &second)] {
+            let path = folder.path().join(format!("{version}.sqlite"));
+            let db = Connection::open(&path).unwrap();
+            db.execute_batch(tables).unwrap();
+            db.pragma_update(None, "user_version", version).unwrap();
+            drop(db);
+            assert_eq!(schema(&connect(&path, true).unwrap()), new);
+            // Opening it again changes nothing.
+            assert_eq!(schema(&connect(&path, false).unwrap()), new);
+        }
     }
 
     #[test]

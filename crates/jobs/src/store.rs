@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::job::unknown_job;
 use crate::schema::{COLUMNS, JobRow, NewJob, Stored, connect};
-use crate::{ErrorKind, Event, EventName, JobError, JobId, ListQuery, Progress, State};
+use crate::{ErrorKind, Event, EventName, JobError, JobId, ListQuery, MediaInfo, Progress, State, Task};
 
 type Result<T> = std::result::Result<T, JobError>;
 
@@ -114,22 +114,45 @@ impl Store {
         Ok(events)
     }
 
-    /// Stores a new job that joins a run.
-    pub(crate) fn insert_running(&mut self, job: &NewJob, run: i64) -> Result<Vec<Event>> {
+    /// Stores a new job that joins a run, and what it has missed of it.
+    pub(crate) fn insert_running(
+        &mut self,
+        job: &NewJob,
+        run: i64,
+        missed: Vec<(EventName, Value)>,
+    ) -> Result<Vec<Event>> {
         let tx = self.durable.transaction()?;
-        let queued = insert(&tx, job)?;
-        let started = start(&tx, job.id, run, 1)?;
+        let mut events = vec![insert(&tx, job)?, start(&tx, job.id, run, 1)?];
+        for (name, data) in missed {
+            events.push(append(&tx, job.id, name, data)?);
+        }
         tx.commit()?;
-        Ok(vec![queued, started])
+        Ok(events)
     }
 
-    /// Stores a new job whose result another job has made.
-    pub(crate) fn insert_finished(&mut self, job: &NewJob, result: &Stored) -> Result<Vec<Event>> {
+    /// Stores a new job whose result another job has made, and what that one has shown.
+    pub(crate) fn insert_finished(
+        &mut self,
+        job: &NewJob,
+        result: &Stored,
+        shown: Vec<(EventName, Value)>,
+    ) -> Result<Vec<Event>> {
         let tx = self.durable.transaction()?;
-        let queued = insert(&tx, job)?;
-        let finished = finish(&tx, job.id, result, true)?;
+        let mut events = vec![insert(&tx, job)?];
+        for (name, data) in shown {
+            events.push(append(&tx, job.id, name, data)?);
+        }
+        events.push(finish(&tx, job.id, result, true)?);
         tx.commit()?;
-        Ok(vec![queued, finished])
+        Ok(events)
+    }
+
+    /// What the last attempt of a job has shown: the frames and how they look.
+    pub(crate) fn shown(&self, id: JobId) -> Result<Vec<(EventName, Value)>> {
+        let events = self.events_after(id, 0)?;
+        let begun = events.iter().rposition(|event| event.event == EventName::Started).unwrap_or(0);
+        let shows = |event: &Event| matches!(event.event, EventName::Frames | EventName::Preview);
+        Ok(events.into_iter().skip(begun).filter(shows).map(|event| (event.event, event.data)).collect())
     }
 
     /// Takes the next job of the queue, and every waiting job that asks for the same, into run number `run`.
@@ -197,6 +220,15 @@ impl Store {
                 events.push(append(&tx, id, EventName::Preview, preview.clone())?);
             }
         }
+        tx.commit()?;
+        Ok(events)
+    }
+
+    /// What a run tells beside its steps: one event for each job that shares it.
+    pub(crate) fn tell(&mut self, run: i64, name: EventName, data: &Value) -> Result<Vec<Event>> {
+        let tx = self.quick.transaction()?;
+        let jobs = running(&tx, run)?.into_iter();
+        let events = jobs.map(|id| append(&tx, id, name, data.clone())).collect::<Result<_>>()?;
         tx.commit()?;
         Ok(events)
     }
@@ -294,11 +326,19 @@ impl Store {
                     files.extend(row.get::<_, Option<String>>(column)?);
                 }
             }
+            let sql = format!("SELECT sha256 FROM media WHERE job IN (SELECT id FROM jobs WHERE {old})");
+            let mut statement = tx.prepare(&sql)?;
+            let mut rows = statement.query([cut])?;
+            while let Some(row) = rows.next()? {
+                files.insert(row.get(0)?);
+            }
         }
+        tx.execute(&format!("DELETE FROM media WHERE job IN (SELECT id FROM jobs WHERE {old})"), [cut])?;
         tx.execute(&format!("DELETE FROM events WHERE job IN (SELECT id FROM jobs WHERE {old})"), [cut])?;
         tx.execute(&format!("DELETE FROM jobs WHERE {old}"), [cut])?;
         let needed =
-            "SELECT EXISTS (SELECT 1 FROM jobs WHERE result_sha256 = ?1 OR image_sha256 = ?1 OR mask_sha256 = ?1)";
+            "SELECT EXISTS (SELECT 1 FROM jobs WHERE result_sha256 = ?1 OR image_sha256 = ?1 OR mask_sha256 = ?1)
+                 OR EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)";
         let mut unused = Vec::new();
         for file in files {
             if !tx.query_row(needed, [&file], |row| row.get::<_, bool>(0))? {
@@ -313,10 +353,20 @@ impl Store {
     pub(crate) fn files(&self) -> Result<HashSet<String>> {
         let sql = "SELECT result_sha256 FROM jobs WHERE result_sha256 IS NOT NULL
                    UNION SELECT image_sha256 FROM jobs WHERE image_sha256 IS NOT NULL
-                   UNION SELECT mask_sha256 FROM jobs WHERE mask_sha256 IS NOT NULL";
+                   UNION SELECT mask_sha256 FROM jobs WHERE mask_sha256 IS NOT NULL
+                   UNION SELECT sha256 FROM media";
         let mut statement = self.durable.prepare(sql)?;
         let files = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         Ok(files)
+    }
+
+    /// What is known about a file that some job is about.
+    pub(crate) fn media(&self, sha256: &str) -> Result<Option<MediaInfo>> {
+        let job = self.one("WHERE id IN (SELECT job FROM media WHERE sha256 = ?1 LIMIT 1)", [sha256])?;
+        Ok(job.and_then(|job| match job.request.task {
+            Task::Understand(task) => task.media.into_iter().find(|media| media.sha256 == sha256),
+            Task::Image(_) => None,
+        }))
     }
 
     fn one(&self, condition: &str, params: impl Params) -> Result<Option<JobRow>> {
@@ -341,7 +391,16 @@ pub(crate) fn now() -> i64 {
 }
 
 fn insert(tx: &Transaction<'_>, job: &NewJob) -> Result<Event> {
-    let media = |media: &Option<crate::MediaRef>| media.as_ref().map(|media| media.sha256.clone());
+    let (mut image, mut mask) = (None, None);
+    match &job.request.task {
+        Task::Image(task) => (image, mask) = (task.image.as_ref(), task.mask.as_ref()),
+        Task::Understand(task) => {
+            let mut put = tx.prepare_cached("INSERT INTO media (job, n, sha256) VALUES (?1, ?2, ?3)")?;
+            for (n, media) in task.media.iter().enumerate() {
+                put.execute(params![job.id.to_string(), n as i64, media.sha256])?;
+            }
+        }
+    }
     tx.prepare_cached(
         "INSERT INTO jobs (id, kind, state, priority, request, request_hash, cache_key, idempotency_key, created_at,
                            image_sha256, mask_sha256)
@@ -349,15 +408,15 @@ fn insert(tx: &Transaction<'_>, job: &NewJob) -> Result<Event> {
     )?
     .execute(params![
         job.id.to_string(),
-        job.kind.as_str(),
+        job.request.kind().as_str(),
         job.request.priority,
         json!(job.request).to_string(),
         job.request_hash,
         job.cache_key,
         job.idempotency_key,
         now(),
-        media(&job.request.image),
-        media(&job.request.mask),
+        image.map(|image| &image.sha256),
+        mask.map(|mask| &mask.sha256),
     ])?;
     let position = position(tx, None, job.request.priority, tx.last_insert_rowid())?;
     append(tx, job.id, EventName::Queued, json!({"position": position, "attempt": 1}))
@@ -373,7 +432,7 @@ fn start(tx: &Transaction<'_>, id: JobId, run: i64, attempt: u32) -> Result<Even
 fn finish(tx: &Transaction<'_>, id: JobId, result: &Stored, cached: bool) -> Result<Event> {
     tx.prepare_cached(
         "UPDATE jobs SET state = 'finished', finished_at = ?2, result_sha256 = ?3, result_type = ?4, result_bytes = ?5,
-                         cached = ?6 WHERE id = ?1",
+                         cached = ?6, result_text = ?7 WHERE id = ?1",
     )?
     .execute(params![
         id.to_string(),
@@ -381,7 +440,8 @@ fn finish(tx: &Transaction<'_>, id: JobId, result: &Stored, cached: bool) -> Res
         result.sha256,
         result.content_type,
         result.bytes.cast_signed(),
-        cached
+        cached,
+        result.text,
     ])?;
     append(tx, id, EventName::Finished, json!({"result": result.view(id, cached)}))
 }

@@ -1,20 +1,13 @@
 //! From what a client sends to a checked request.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use sango_media::{GrayImage, Limits, RgbImage};
-
-use crate::{ErrorKind, ImageOptions, JobError, JobKind, JobRequest, MediaRef};
-
-/// Characters a prompt may have. CLIP reads 77 tokens, so this is far more than it uses.
-pub const MAX_PROMPT_CHARS: usize = 2_000;
-pub(crate) const MAX_STEPS: u32 = 100;
-const MAX_SIDE: u32 = 4_096;
-const MAX_NAME_CHARS: usize = 200;
+use crate::intake::Intake;
+use crate::task::understand::MAX_MEDIA;
+use crate::task::{MAX_NAME_CHARS, image, invalid, understand, within};
+use crate::upload::Upload;
+use crate::{ErrorKind, JobError, JobRequest, Task};
 
 /// A job as it is handed in: the request, its media as bytes, and the key that makes handing it in twice harmless.
 ///
@@ -23,219 +16,134 @@ const MAX_NAME_CHARS: usize = 200;
 ///
 /// let json = serde_json::json!({"kind": "image", "prompt": "a red circle", "options": {"seed": 7}});
 /// let submission = Submission::from_json(json)?;
-/// assert_eq!(submission.request.kind, JobKind::Image);
+/// assert_eq!(submission.request.kind(), JobKind::Image);
 /// assert!(Submission::from_json(serde_json::json!({"kind": "image", "promt": "a typing mistake"})).is_err());
 /// # Ok::<(), sango_jobs::JobError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission {
-    /// What is to be made. Its `image` and `mask` are filled in by the engine.
+    /// What is to be made. What it says about its media is filled in by the engine.
     pub request: JobRequest,
-    /// The encoded picture to start from.
+    /// The encoded picture that an image starts from.
     pub image: Option<Vec<u8>>,
     /// The encoded mask.
     pub mask: Option<Vec<u8>>,
+    /// What a question is about.
+    pub media: Vec<Upload>,
     /// Handing in the same key again answers the first job.
     pub idempotency_key: Option<String>,
 }
 
-/// The job JSON of `docs/protocol.md`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wire {
-    kind: JobKind,
-    #[serde(default)]
-    model: Option<String>,
-    prompt: String,
-    #[serde(default)]
-    options: Option<ImageOptions>,
-    #[serde(default)]
-    image: Option<String>,
-    #[serde(default)]
-    mask: Option<String>,
-    #[serde(default)]
-    idempotency_key: Option<String>,
-    #[serde(default)]
-    priority: Option<i32>,
-}
-
 impl Submission {
-    /// Reads the job JSON. Ranges are checked later, by the engine.
+    /// A submission without media or a key.
+    pub fn new(task: Task, model: Option<String>, priority: Option<i32>) -> Self {
+        let request = JobRequest { model, priority: priority.unwrap_or(0), task };
+        Self { request, image: None, mask: None, media: Vec::new(), idempotency_key: None }
+    }
+
+    /// Reads the job JSON of `docs/protocol.md`. Ranges are checked later, by the engine.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidRequest`] names the field; [`ErrorKind::UnsupportedKind`] for a kind that is planned but not
-    /// there yet; [`ErrorKind::InvalidMedia`] for an image that is not base64.
+    /// there yet; [`ErrorKind::InvalidMedia`] for a file that is not base64.
     pub fn from_json(json: Value) -> Result<Self, JobError> {
-        // Before the fields are looked at: a job of another kind has other fields.
-        if let Some(kind @ ("understand" | "video" | "pipeline")) = json.get("kind").and_then(Value::as_str) {
-            let message = format!("this server cannot do `{kind}` jobs; it does `image`");
-            return Err(JobError::new(ErrorKind::UnsupportedKind, message));
-        }
-        let refuse =
-            |why: &dyn std::fmt::Display| JobError::new(ErrorKind::InvalidRequest, format!("not a job: {why}"));
         // serde would take the fields from a list, too, in their order.
         if !json.is_object() {
-            return Err(refuse(&"it is no JSON object"));
+            return Err(not_a_job(&"it is no JSON object"));
         }
         if json.get("options").is_some_and(Value::is_array) {
-            return Err(refuse(&"`options` is a list, not an object"));
+            return Err(not_a_job(&"`options` is a list, not an object"));
         }
-        let wire: Wire = serde_json::from_value(json).map_err(|error| refuse(&error))?;
-        Ok(Self {
-            request: JobRequest {
-                kind: wire.kind,
-                model: wire.model,
-                prompt: wire.prompt,
-                options: wire.options.unwrap_or_default(),
-                image: None,
-                mask: None,
-                priority: wire.priority.unwrap_or(0),
-            },
-            image: wire.image.map(|text| decode_base64("image", &text)).transpose()?,
-            mask: wire.mask.map(|text| decode_base64("mask", &text)).transpose()?,
-            idempotency_key: wire.idempotency_key,
-        })
+        // Before the fields are looked at: a job of another kind has other fields.
+        match json.get("kind").and_then(Value::as_str) {
+            Some(kind @ ("video" | "pipeline")) => {
+                let message = format!("this server cannot do `{kind}` jobs; it does `image` and `understand`");
+                Err(JobError::new(ErrorKind::UnsupportedKind, message))
+            }
+            Some("understand") => read::<understand::Wire>(json)?.submission(),
+            _ => read::<image::Wire>(json)?.submission(),
+        }
     }
 
-    /// Checks every range, decodes the media once to be sure that it can be decoded, and fills in
-    /// `request.image` and `request.mask`.
-    pub(crate) fn check(&mut self, limits: &Limits) -> Result<(), JobError> {
-        check_request(&self.request)?;
+    /// Checks every range, takes the media in, and fills in what the request says about them. Afterwards every upload
+    /// of `media` is either received or known.
+    pub(crate) fn check(&mut self, intake: &Intake<'_>) -> Result<(), JobError> {
+        if let Some(model) = &self.request.model {
+            within("model", model.chars().count(), 1, MAX_NAME_CHARS)?;
+        }
+        within("priority", self.request.priority, -100, 100)?;
         if let Some(key) = &self.idempotency_key {
             within("idempotency_key", key.chars().count(), 1, MAX_NAME_CHARS)?;
         }
-        match (&self.image, &self.mask) {
-            (None, Some(_)) => {
-                return Err(invalid("`mask` says where `image` is drawn anew: send both"));
+        match &mut self.request.task {
+            Task::Image(_) if !self.media.is_empty() => {
+                Err(not_a_job(&"an `image` job has no `media`: it starts from an `image`"))
             }
-            (None, None) if self.request.options.strength.is_some() => {
-                return Err(invalid("`strength` says how much of `image` is drawn anew: send an image"));
+            Task::Image(task) => task.check(self.image.as_deref(), self.mask.as_deref(), intake.images),
+            Task::Understand(_) if self.image.is_some() || self.mask.is_some() => {
+                Err(not_a_job(&"an `understand` job has no `image` or `mask`: what it is about is `media`"))
             }
-            _ => {}
+            Task::Understand(task) => {
+                task.check()?;
+                match self.media.len() {
+                    1..=MAX_MEDIA => {}
+                    0 => {
+                        return Err(invalid(
+                            "`media` is missing: send the video or picture that the question is about",
+                        ));
+                    }
+                    count => return Err(invalid(format!("`media` has {count} files, more than {MAX_MEDIA}"))),
+                }
+                (self.media, task.media) = intake.take(std::mem::take(&mut self.media))?;
+                Ok(())
+            }
         }
-        let image =
-            |bytes: &[u8]| sango_media::load_image_bytes(bytes, limits).map(|picture| RgbImage::dimensions(&picture));
-        let mask = |bytes: &[u8]| sango_media::load_mask_bytes(bytes, limits).map(|mask| GrayImage::dimensions(&mask));
-        self.request.image = self.image.as_deref().map(|bytes| media_ref("image", bytes, image)).transpose()?;
-        self.request.mask = self.mask.as_deref().map(|bytes| media_ref("mask", bytes, mask)).transpose()?;
-        Ok(())
     }
 }
 
-fn check_request(request: &JobRequest) -> Result<(), JobError> {
-    let options = &request.options;
-    if request.prompt.trim().is_empty() {
-        return Err(invalid("`prompt` is empty: say what the picture shows"));
-    }
-    check_text("prompt", &request.prompt)?;
-    check_text("options.negative_prompt", options.negative_prompt.as_deref().unwrap_or(""))?;
-    if let Some(model) = &request.model {
-        within("model", model.chars().count(), 1, MAX_NAME_CHARS)?;
-    }
-    within("priority", request.priority, -100, 100)?;
-    options.steps.map_or(Ok(()), |steps| within("options.steps", steps, 1, MAX_STEPS))?;
-    options.width.map_or(Ok(()), |width| within("options.width", width, 1, MAX_SIDE))?;
-    options.height.map_or(Ok(()), |height| within("options.height", height, 1, MAX_SIDE))?;
-    options.guidance_scale.map_or(Ok(()), |scale| within("options.guidance_scale", scale, 0.0, 50.0))?;
-    options.strength.map_or(Ok(()), |strength| within("options.strength", strength, 0.0, 1.0))?;
-    for temperature in options.temperature.into_iter().flatten() {
-        within("options.temperature", temperature, 0.0, 20.0)?;
-    }
-    Ok(())
+fn read<T: DeserializeOwned>(json: Value) -> Result<T, JobError> {
+    serde_json::from_value(json).map_err(|error| not_a_job(&error))
 }
 
-fn check_text(field: &str, text: &str) -> Result<(), JobError> {
-    let chars = text.chars().count();
-    if chars > MAX_PROMPT_CHARS {
-        let message = format!("`{field}` has {chars} characters, more than the {MAX_PROMPT_CHARS} allowed: shorten it");
-        return Err(JobError::new(ErrorKind::TooLarge, message));
-    }
-    Ok(())
-}
-
-fn within<T: PartialOrd + std::fmt::Display>(field: &str, value: T, low: T, high: T) -> Result<(), JobError> {
-    // Written so that NaN is outside.
-    if value >= low && value <= high {
-        return Ok(());
-    }
-    Err(invalid(format!("`{field}` is {value}, outside {low} to {high}")))
-}
-
-fn invalid(message: impl Into<String>) -> JobError {
-    JobError::new(ErrorKind::InvalidOption, message)
-}
-
-fn decode_base64(field: &str, text: &str) -> Result<Vec<u8>, JobError> {
-    // A page's FileReader gives `data:image/png;base64,…`.
-    let data = match text.strip_prefix("data:") {
-        Some(url) => url.split_once(";base64,").map_or("", |(_, data)| data),
-        None => text,
-    };
-    match STANDARD.decode(data.trim()) {
-        Ok(bytes) if !bytes.is_empty() => Ok(bytes),
-        _ => Err(JobError::new(ErrorKind::InvalidMedia, format!("`{field}` is not an image in base64"))),
-    }
-}
-
-fn media_ref(
-    field: &str,
-    bytes: &[u8],
-    decode: impl Fn(&[u8]) -> Result<(u32, u32), sango_media::MediaError>,
-) -> Result<MediaRef, JobError> {
-    let decoded = decode(bytes).map_err(JobError::from);
-    let (width, height) = decoded.map_err(|error| JobError::new(error.kind, format!("`{field}`: {error}")))?;
-    let content_type = sango_media::MediaFormat::guess(bytes).map_or("", sango_media::MediaFormat::content_type);
-    Ok(MediaRef {
-        sha256: sha256_hex(bytes),
-        bytes: bytes.len() as u64,
-        content_type: content_type.to_owned(),
-        width,
-        height,
-    })
-}
-
-/// SHA-256 as lower-case hex.
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The request as the client wrote it: what must be equal for an idempotency key to be a repetition.
-pub(crate) fn request_hash(request: &JobRequest) -> String {
-    sha256_hex(serde_json::json!(["request", 1, request]).to_string().as_bytes())
-}
-
-/// What must be equal for two jobs to give the same bytes: the task, the model's content, every option and the media.
-/// Not the model's name (a renamed folder draws the same) nor the priority.
-pub(crate) fn cache_key(request: &JobRequest, model_hash: &str) -> String {
-    let media = |media: &Option<MediaRef>| media.as_ref().map(|media| media.sha256.clone());
-    let canonical = serde_json::json!([
-        "job",
-        1,
-        request.kind,
-        model_hash,
-        request.prompt,
-        request.options,
-        media(&request.image),
-        media(&request.mask)
-    ]);
-    sha256_hex(canonical.to_string().as_bytes())
+fn not_a_job(why: &dyn std::fmt::Display) -> JobError {
+    JobError::new(ErrorKind::InvalidRequest, format!("not a job: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
+    use sango_media::{Limits, RgbImage};
     use serde_json::json;
 
+    use crate::canonical::sha256_hex;
+    use crate::files::Files;
+    use crate::{ImageOptions, ImageTask, MediaType};
+
     fn check(json: Value) -> Result<Submission, JobError> {
+        check_within(json, Limits::default())
+    }
+
+    fn check_within(json: Value, images: Limits) -> Result<Submission, JobError> {
+        let folder = tempfile::tempdir().unwrap();
+        let uploads = Files::open(folder.path().to_owned()).unwrap();
         let mut submission = Submission::from_json(json)?;
-        submission.check(&Limits::default())?;
+        submission.check(&Intake {
+            images: &images,
+            max_video_bytes: 1 << 20,
+            uploads: &uploads,
+            known: &|_| Ok(None),
+        })?;
         Ok(submission)
+    }
+
+    fn task(submission: &Submission) -> &ImageTask {
+        match &submission.request.task {
+            Task::Image(task) => task,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn png(width: u32, height: u32) -> String {
@@ -245,7 +153,7 @@ mod tests {
     #[test]
     fn the_smallest_job_and_the_fullest() {
         let small = check(json!({"kind": "image", "prompt": "a red circle"})).unwrap();
-        assert_eq!(small.request.options, ImageOptions::default());
+        assert_eq!(task(&small).options, ImageOptions::default());
         let full = check(json!({
             "kind": "image", "model": "amused", "prompt": "珊瑚", "priority": -3, "idempotency_key": "k",
             "options": {"negative_prompt": "blur", "steps": 4, "guidance_scale": 4, "seed": u64::MAX, "width": 64,
@@ -253,10 +161,10 @@ mod tests {
             "image": format!("data:image/png;base64,{}", png(4, 2)), "mask": png(4, 2),
         }))
         .unwrap();
-        let image = full.request.image.unwrap();
+        let image = task(&full).image.clone().unwrap();
         assert_eq!((image.width, image.height, image.content_type.as_str()), (4, 2, "image/png"));
-        assert_eq!(image.sha256, sha256_hex(&full.image.unwrap()));
-        assert_eq!(full.request.options.seed, Some(u64::MAX));
+        assert_eq!(image.sha256, sha256_hex(full.image.as_ref().unwrap()));
+        assert_eq!(task(&full).options.seed, Some(u64::MAX));
     }
 
     #[test]
@@ -297,6 +205,7 @@ mod tests {
             (json!({"kind": "image", "prompt": "x", "image": "%%%"}), ErrorKind::InvalidMedia, "image"),
             (json!({"kind": "image", "prompt": "x", "image": "aGVsbG8="}), ErrorKind::InvalidMedia, "image"),
             (json!({"kind": "image", "prompt": "x", "mask": png(2, 2)}), ErrorKind::InvalidOption, "mask"),
+            (json!({"kind": "image", "prompt": "x", "question": "x"}), ErrorKind::InvalidRequest, "question"),
         ];
         for (json, kind, words) in cases {
             let error = check(json.clone()).unwrap_err();
@@ -307,25 +216,72 @@ mod tests {
 
     #[test]
     fn a_giant_image_is_too_large() {
-        let mut submission =
-            Submission::from_json(json!({"kind": "image", "prompt": "x", "image": png(30, 30)})).unwrap();
-        let error = submission.check(&Limits { max_pixels: 899, ..Limits::default() }).unwrap_err();
+        let giant = json!({"kind": "image", "prompt": "x", "image": png(30, 30)});
+        let error = check_within(giant, Limits { max_pixels: 899, ..Limits::default() }).unwrap_err();
         assert_eq!(error.kind, ErrorKind::TooLarge);
     }
 
+    fn ask(more: Value) -> Value {
+        let mut job = json!({"kind": "understand", "question": "What happens?", "media": png(4, 2)});
+        job.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        job
+    }
+
     #[test]
-    fn the_cache_key_sees_what_changes_the_picture_and_nothing_else() {
-        let job = |json: Value| check(json).unwrap().request;
-        let base = job(json!({"kind": "image", "prompt": "x", "options": {"seed": 1}}));
-        let key = cache_key(&base, "hash");
-        let renamed = JobRequest { model: Some("other".into()), priority: 5, ..base.clone() };
-        assert_eq!(cache_key(&renamed, "hash"), key);
-        let other_seed = job(json!({"kind": "image", "prompt": "x", "options": {"seed": 2}}));
-        let with_image = job(json!({"kind": "image", "prompt": "x", "options": {"seed": 1}, "image": png(2, 2)}));
-        for (request, hash) in [(&base, "other"), (&other_seed, "hash"), (&with_image, "hash")] {
-            assert_ne!(cache_key(request, hash), key);
+    fn a_question_about_a_picture_in_a_conversation() {
+        let submission = check(ask(json!({
+            "model": "smolvlm2", "priority": 1,
+            "messages": [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Which shape?"},
+                         {"role": "assistant", "content": "A circle."}],
+            "options": {"max_tokens": 20, "frames": 8, "fps": 2, "temperature": 0.7, "top_k": 40, "top_p": 0.9,
+                        "min_p": 0.05, "repetition_penalty": 1.1, "seed": 7},
+            "media": [png(4, 2), format!("data:image/png;base64,{}", png(3, 3))],
+        })))
+        .unwrap();
+        let Task::Understand(task) = &submission.request.task else { panic!("{submission:?}") };
+        let sizes: Vec<_> = task.media.iter().map(|media| (media.kind, media.width, media.height)).collect();
+        assert_eq!(sizes, [(MediaType::Image, 4, 2), (MediaType::Image, 3, 3)]);
+        assert_eq!((task.media[0].duration, task.media[0].frames), (None, None));
+        assert_eq!(task.messages.len(), 3);
+    }
+
+    #[test]
+    fn every_refusal_of_a_question_says_which_field() {
+        let turn = |role: &str| json!({"role": role, "content": "x"});
+        for (more, kind, words) in [
+            (json!({"question": ""}), ErrorKind::InvalidOption, "question"),
+            (json!({"question": "x".repeat(3_000)}), ErrorKind::TooLarge, "2000"),
+            (json!({"media": null}), ErrorKind::InvalidOption, "media"),
+            (json!({"media": []}), ErrorKind::InvalidOption, "media"),
+            (json!({"media": vec![png(2, 2); 17]}), ErrorKind::InvalidOption, "16"),
+            (json!({"media": 7}), ErrorKind::InvalidRequest, "media"),
+            (json!({"media": {"sha": "x"}}), ErrorKind::InvalidRequest, "sha256"),
+            (json!({"media": {"sha256": "../jobs.sqlite"}}), ErrorKind::InvalidMedia, "sha256"),
+            (json!({"media": {"sha256": "0".repeat(64)}}), ErrorKind::InvalidMedia, "again"),
+            (json!({"media": "%%%"}), ErrorKind::InvalidMedia, "base64"),
+            (json!({"media": "aGVsbG8="}), ErrorKind::InvalidMedia, "media"),
+            (json!({"image": png(2, 2)}), ErrorKind::InvalidRequest, "image"),
+            (json!({"prompt": "x"}), ErrorKind::InvalidRequest, "prompt"),
+            (json!({"options": {"steps": 3}}), ErrorKind::InvalidRequest, "steps"),
+            (json!({"options": {"max_tokens": 0}}), ErrorKind::InvalidOption, "max_tokens"),
+            (json!({"options": {"frames": 1_000}}), ErrorKind::InvalidOption, "frames"),
+            (json!({"options": {"fps": 0}}), ErrorKind::InvalidOption, "fps"),
+            (json!({"options": {"top_p": 0}}), ErrorKind::InvalidOption, "top_p"),
+            (json!({"options": {"temperature": -1}}), ErrorKind::InvalidOption, "temperature"),
+            (json!({"messages": [turn("user")]}), ErrorKind::InvalidOption, "messages"),
+            (json!({"messages": [turn("assistant"), turn("user")]}), ErrorKind::InvalidOption, "messages"),
+            (json!({"messages": [turn("user"), turn("system")]}), ErrorKind::InvalidOption, "messages"),
+            (json!({"messages": [turn("robot")]}), ErrorKind::InvalidRequest, "robot"),
+            (
+                json!({"messages": [{"role": "user", "content": " "}, turn("assistant")]}),
+                ErrorKind::InvalidOption,
+                "[0]",
+            ),
+        ] {
+            let error = check(ask(more.clone())).unwrap_err();
+            assert_eq!(error.kind, kind, "{more}: {error}");
+            assert!(error.message.contains(words), "{more}: {error}");
         }
-        assert_ne!(request_hash(&renamed), request_hash(&base));
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
@@ -344,6 +300,11 @@ mod tests {
                 Just("image".to_owned()),
                 Just("steps".to_owned()),
                 Just("temperature".to_owned()),
+                Just("question".to_owned()),
+                Just("messages".to_owned()),
+                Just("media".to_owned()),
+                Just("sha256".to_owned()),
+                Just("role".to_owned()),
                 ".{0,6}"
             ];
             prop_oneof![
@@ -356,10 +317,11 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
         #[test]
-        fn no_json_makes_it_panic(mut json in any_json(), complete in any::<bool>()) {
-            if let (true, Some(map)) = (complete, json.as_object_mut()) {
-                map.insert("kind".into(), "image".into());
-                map.entry("prompt").or_insert("x".into());
+        fn no_json_makes_it_panic(mut json in any_json(), complete in 0..3) {
+            if let (1.., Some(map)) = (complete, json.as_object_mut()) {
+                let (kind, words) = if complete == 1 { ("image", "prompt") } else { ("understand", "question") };
+                map.insert("kind".into(), kind.into());
+                map.entry(words).or_insert("x".into());
             }
             if let Err(error) = check(json) {
                 prop_assert!(!error.message.is_empty());

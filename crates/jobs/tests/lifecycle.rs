@@ -7,7 +7,7 @@ use std::thread;
 
 use sango_jobs::{EmbeddedConfig, EmbeddedEngine, Engine, ErrorKind, InlineEngine, ListQuery, Runner, State};
 use serde_json::json;
-use support::{FakeRunner, ended, follow, image, open, wait_for, with};
+use support::{FakeRunner, ended, follow, image, image_task, image_task_mut, open, wait_for, with};
 
 const WHOLE: [&str; 9] =
     ["queued", "started", "progress", "preview", "progress", "preview", "progress", "preview", "finished"];
@@ -21,7 +21,7 @@ fn check_one_job(engine: &dyn Engine) {
     assert_eq!(follow(engine, id, 9), [] as [&str; 0]);
     let job = engine.get(id).unwrap();
     assert_eq!((job.state, job.last_event, job.position), (State::Finished, 9, None));
-    assert_eq!(job.request.options.steps, Some(3), "defaults are filled in");
+    assert_eq!(image_task(&job.request).options.steps, Some(3), "defaults are filled in");
     let file = engine.result(id).unwrap();
     assert_eq!(std::fs::read(&file.path).unwrap(), b"a red circle 1 0");
     assert_eq!(file.bytes, 16);
@@ -83,13 +83,13 @@ fn a_job_without_a_seed_gets_one_and_tells_it() {
     let engine = InlineEngine::new(FakeRunner::new()).unwrap();
     let seedless = || {
         let mut submission = image("x");
-        submission.request.options.seed = None;
+        image_task_mut(&mut submission.request).options.seed = None;
         engine.submit(submission).unwrap().job
     };
     let (a, b) = (seedless(), seedless());
-    let seed = a.request.options.seed.unwrap();
+    let seed = image_task(&a.request).options.seed.unwrap();
     assert!(seed < 1 << 53);
-    assert_ne!(Some(seed), b.request.options.seed, "two jobs without a seed are two pictures");
+    assert_ne!(Some(seed), image_task(&b.request).options.seed, "two jobs without a seed are two pictures");
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn uploads_reach_the_runner_as_files() {
     let mut submission = image("x");
     submission.image = Some(png.clone());
     let job = engine.submit(submission).unwrap().job;
-    let media = job.request.image.unwrap();
+    let media = image_task(&job.request).image.clone().unwrap();
     assert_eq!((media.width, media.height, media.bytes), (4, 2, png.len() as u64));
     let drawn = std::fs::read(engine.result(job.id).unwrap().path).unwrap();
     assert_eq!(drawn, format!("x 1 {}", png.len()).into_bytes());

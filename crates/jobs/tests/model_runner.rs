@@ -11,7 +11,7 @@ use sango_jobs::{EmbeddedConfig, EmbeddedEngine, Engine, ErrorKind, JobView, Run
 use sango_media::{Limits, Rgb, RgbImage, encode_png, load_image};
 use sango_models::LoadOptions;
 use serde_json::{Value, json};
-use support::{ended, follow};
+use support::{ended, follow, image_task};
 
 fn cases() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/cases")
@@ -43,7 +43,7 @@ fn text_becomes_the_same_picture_each_time() {
             let job = run(&engine, job("amused-plain/model", json!({"steps": 4, "seed": 3})));
             let file = engine.result(job.id).unwrap();
             let picture = load_image(&file.path, &Limits::default()).unwrap();
-            let options = &job.request.options;
+            let options = &image_task(&job.request).options;
             assert_eq!(picture.dimensions(), (options.width.unwrap(), options.height.unwrap()));
             let names = follow(&engine, job.id, 0);
             assert_eq!(names.iter().filter(|name| **name == "progress").count(), 4);
@@ -74,7 +74,7 @@ fn every_default_is_told_and_spelling_it_out_asks_for_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let engine = engine(&cases(), folder.path());
     let drawn = run(&engine, job("amused-plain/model", json!({"steps": 2, "seed": 3})));
-    let options = json!(drawn.request.options);
+    let options = json!(image_task(&drawn.request).options);
     let unset: Vec<_> = options.as_object().unwrap().iter().filter(|(_, value)| value.is_null()).collect();
     assert_eq!(unset, [(&"strength".to_owned(), &Value::Null)], "which is of an image alone");
     let again = engine.submit(job("amused-plain/model", options)).unwrap().job;
@@ -92,9 +92,9 @@ fn a_picture_and_a_mask_are_taken() {
     let mask = RgbImage::from_fn(300, 200, |x, _| Rgb([if x < 150 { 255 } else { 0 }; 3]));
     inpainting.mask = Some(encode_png(&mask, &[]).unwrap());
     let (from_image, inpainting) = (run(&engine, from_image), run(&engine, inpainting));
-    let options = &from_image.request.options;
+    let options = &image_task(&from_image.request).options;
     assert!(options.width > options.height, "it keeps the photo's shape: {options:?}");
-    assert_eq!((options.strength, inpainting.request.options.strength), (Some(0.5), Some(1.0)));
+    assert_eq!((options.strength, image_task(&inpainting.request).options.strength), (Some(0.5), Some(1.0)));
     assert_eq!(from_image.progress.unwrap().total, 2, "half of the steps");
     assert_ne!(from_image.result.unwrap().sha256, inpainting.result.unwrap().sha256);
 }
@@ -106,7 +106,7 @@ fn what_the_model_cannot_draw_is_refused_at_once() {
     let refused = |submission| engine.submit(submission).unwrap_err();
     let models = engine.models().unwrap();
     assert!(models.len() >= 4 && models[0].default && !models[0].loaded, "{models:?}");
-    let multiple = models.iter().find(|model| model.name == "amused-plain/model").unwrap().multiple_of;
+    let multiple = models.iter().find(|model| model.name == "amused-plain/model").unwrap().multiple_of.unwrap();
     let error = refused(job("amused-plain/model", json!({"width": multiple + 1})));
     assert_eq!(error.kind, ErrorKind::InvalidOption);
     assert!(error.message.contains(&format!("multiple of {multiple}")), "{error}");

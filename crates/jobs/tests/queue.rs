@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sango_jobs::{EmbeddedConfig, EmbeddedEngine, Engine, ErrorKind, JobId, State};
 use serde_json::json;
-use support::{FakeRunner, ended, follow, image, open, wait_for, with};
+use support::{FakeRunner, ended, follow, image, image_task_mut, open, wait_for, with};
 
 #[test]
 fn a_hundred_identical_jobs_are_one_run() {
@@ -130,7 +130,7 @@ fn the_same_idempotency_key_is_the_same_job() {
     let keyed = |prompt: &str| {
         // No seed: the drawn seed must not make the repetition another request.
         let mut submission = with(prompt, json!({"idempotency_key": "k1"}));
-        submission.request.options.seed = None;
+        image_task_mut(&mut submission.request).options.seed = None;
         engine.submit(submission)
     };
     let first = keyed("x").unwrap();

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sango_tensor::Activation;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -32,8 +33,7 @@ impl<T: DeserializeOwned> Config<T> {
             let detail = format!("is `{found}`; this part must be a `{class}`");
             return Err(ModelError::Config { path: path.to_owned(), field: "_class_name", detail });
         }
-        let value = serde_json::from_value(json).map_err(|source| json_error(path, source))?;
-        Ok(Self { path: path.to_owned(), value })
+        Ok(Self { path: path.to_owned(), value: from_value(path, json)? })
     }
 }
 
@@ -81,6 +81,26 @@ impl<T> Config<T> {
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = read_text(path)?;
     serde_json::from_str(&text).map_err(|source| json_error(path, source))
+}
+
+/// A part of the JSON file `path` as a configuration.
+pub(crate) fn from_value<T: DeserializeOwned>(path: &Path, json: Value) -> Result<T> {
+    serde_json::from_value(json).map_err(|source| json_error(path, source))
+}
+
+/// The activation that `transformers` calls `name` (`ACT2FN`), or what is wrong with it.
+pub(crate) fn activation(name: &str) -> Result<Activation, String> {
+    Ok(match name {
+        "silu" | "swish" => Activation::Silu,
+        "gelu" | "gelu_python" => Activation::Gelu,
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" | "gelu_accurate" => Activation::GeluTanh,
+        "quick_gelu" => Activation::QuickGelu,
+        "linear" => Activation::None,
+        other => {
+            let known = "silu, swish, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu and linear";
+            return Err(format!("is \"{other}\"; known are {known}"));
+        }
+    })
 }
 
 /// Reads a text file of moderate size.

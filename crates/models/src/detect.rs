@@ -14,17 +14,21 @@ use crate::error::{ModelError, Result};
 pub enum ModelKind {
     /// Text to image by unmasking tokens: [`crate::amused::AmusedPipeline`].
     Amused,
+    /// Pictures and videos to text: [`crate::smolvlm2::SmolVLMForConditionalGeneration`].
+    SmolVLM2,
 }
 
 impl fmt::Display for ModelKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Amused => "amused",
+            Self::SmolVLM2 => "smolvlm2",
         })
     }
 }
 
-const KNOWN: &str = "known are aMUSEd folders in diffusers layout (model_index.json with AmusedPipeline)";
+const KNOWN: &str = "known are aMUSEd folders in diffusers layout (model_index.json with AmusedPipeline) and SmolVLM2 \
+                     folders in transformers layout (config.json with SmolVLMForConditionalGeneration)";
 
 /// Reads the kind of model from `model_index.json`, or from `transformer/config.json` where a folder lacks it.
 ///
@@ -47,6 +51,7 @@ pub fn detect(dir: impl AsRef<Path>) -> Result<ModelKind> {
             Some("AmusedPipeline" | "AmusedImg2ImgPipeline" | "AmusedInpaintPipeline" | "UVit2DModel") => {
                 Ok(ModelKind::Amused)
             }
+            Some("SmolVLMForConditionalGeneration") => Ok(ModelKind::SmolVLM2),
             Some(class) => Err(unknown(format!("holds a `{class}`, which cannot be run; {KNOWN}"))),
             None => Err(unknown(format!("{file} does not name a model class; {KNOWN}"))),
         };

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use sango_media::MediaError;
 use sango_tensor::TensorError;
 
 /// `Result` with [`ModelError`].
@@ -67,6 +68,9 @@ pub enum ModelError {
     /// Weights are missing or damaged, or tensors do not fit each other.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+    /// A picture or a video could not be read.
+    #[error(transparent)]
+    Media(#[from] MediaError),
     /// The model computed something that is not a number, which damaged weights do.
     #[error(
         "step {step}: the model's output is not a number; its weights may be damaged, so download or export them again"

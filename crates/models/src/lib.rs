@@ -1,4 +1,4 @@
-//! aMUSEd and the parts it shares: CLIP text encoder, VQ decoder, schedulers.
+//! The models: aMUSEd with the CLIP text encoder, VQ decoder and scheduler, and SmolVLM2 with the Llama decoder.
 //!
 //! Each model is read from a Hugging Face folder and written once on `sango-tensor`. Files, structs and fields have the
 //! names of the `diffusers` and `transformers` implementations, which are the specification. [`parity::run`] is how
@@ -26,8 +26,13 @@ mod config;
 mod detect;
 mod error;
 mod folder;
+pub mod llama;
+mod lora;
 pub mod parity;
 pub mod pixels;
+pub mod smolvlm2;
+
+use std::path::PathBuf;
 
 pub use detect::{ModelKind, detect};
 pub use error::{ModelError, Result};
@@ -35,7 +40,7 @@ pub use folder::ModelFolder;
 pub use sango_tensor::DType;
 
 /// How to load a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadOptions {
     /// The type in which matrices are kept and multiplied: `F32`, or `BF16` for half the memory and, where the CPU has
@@ -44,17 +49,42 @@ pub struct LoadOptions {
     /// Whether to read parts at once that are otherwise read when first needed (the VQ encoder, which only requests
     /// with an image need), so that anything wrong with them shows now.
     pub eager: bool,
+    /// Whether the decoder of a language model keeps its matrices in int8, with one scale per row: half the memory of
+    /// bf16, and quicker where memory is what a token waits for. `dtype` is then `BF16`.
+    pub int8: bool,
+    /// A folder with a LoRA adapter in PEFT's format, which is added to the weights.
+    pub lora: Option<PathBuf>,
+    /// Bytes that a pipeline may keep of what it computed for earlier requests.
+    pub cache_bytes: usize,
 }
+
+/// Enough for a few conversations about a video.
+const CACHE_BYTES: usize = 256 << 20;
 
 impl LoadOptions {
     /// Options that compute in `dtype`.
     pub fn new(dtype: DType) -> Self {
-        Self { dtype, eager: false }
+        Self { dtype, eager: false, int8: false, lora: None, cache_bytes: CACHE_BYTES }
     }
 
     /// The same, reading every part at once.
     pub fn eager(self) -> Self {
         Self { eager: true, ..self }
+    }
+
+    /// The same with the matrices of decoders in int8.
+    pub fn int8(self) -> Self {
+        Self { int8: true, dtype: DType::BF16, ..self }
+    }
+
+    /// The same with a LoRA adapter.
+    pub fn lora(self, dir: impl Into<PathBuf>) -> Self {
+        Self { lora: Some(dir.into()), ..self }
+    }
+
+    /// The same with `cache_bytes`.
+    pub fn cache_bytes(self, cache_bytes: usize) -> Self {
+        Self { cache_bytes, ..self }
     }
 }
 

@@ -1,6 +1,6 @@
 defmodule Sango do
   @moduledoc """
-  Draws pictures from sentences, on this machine, inside this VM.
+  Draws pictures from sentences, and answers questions about videos and pictures, on this machine, inside this VM.
 
   Put an instance into your supervision tree:
 
@@ -20,6 +20,19 @@ defmodule Sango do
 
       {:ok, %{"state" => "finished"}} = Sango.await(id)
       {:ok, {%{"content_type" => "image/png"}, bytes}} = Sango.read_result(id)
+
+  A question about a video is answered word by word, in events called `token`:
+
+      {:ok, %{"id" => id}} =
+        Sango.submit(%{kind: "understand", question: "What happens?", media: {:file, "clip.mp4"}})
+
+      :ok = Sango.subscribe(id)
+
+      receive do
+        {:sango, :event, ^id, %{"event" => "token", "data" => %{"text" => text, "index" => 0}}} -> text
+      end
+
+      {:ok, %{"result" => %{"text" => answer}}} = Sango.await(id)
 
   Jobs, events and errors are the JSON of `docs/protocol.md`, as maps with string keys. Jobs are kept on disk: they
   survive a crash of any process and a restart of the node, and those that were running run again.
@@ -57,7 +70,9 @@ defmodule Sango do
   @doc """
   Hands in a job. It is stored when this returns.
 
-  `request` is the job of `docs/protocol.md`, with string or atom keys; `image` and `mask` are base64 or `{:bytes, binary}`.
+  `request` is the job of `docs/protocol.md`, with string or atom keys; `image` and `mask` are base64 or `{:bytes, binary}`;
+  `media` is one of these, `{:file, path}` (of which the engine takes a copy) or `%{sha256: hash}` of a file that another
+  job has brought, or a list of such.
 
   Options:
 
@@ -179,6 +194,14 @@ defmodule Sango do
   """
   @spec result(id, options) :: result(%{String.t() => term})
   def result(id, options \\ []), do: call(options, :result, [id])
+
+  @doc """
+  The file of a video or picture that an `understand` job is about, counted from 0; with the fields of `result/2`.
+
+  Errors: `not_found` when the job has none of this number, `expired`.
+  """
+  @spec media(id, non_neg_integer, options) :: result(%{String.t() => term})
+  def media(id, index, options \\ []), do: call(options, :media, [id, index])
 
   @doc "Like `result/2`, with the file's bytes."
   @spec read_result(id, options) :: result({%{String.t() => term}, binary})

@@ -118,7 +118,7 @@ impl PackedConv2d {
             expect_len("w", w.len(), &[c_out, c_in, kh, kw])?;
             let layout = Layout { n_stride: c_in * taps, tap_stride: 1, channel_stride: taps };
             // SAFETY: the slice holds c_out · c_in · taps elements, laid out so.
-            let weights = unsafe { PackedWeights::pack(w.as_ptr(), layout, c_out, taps, c_in, precision, false)? };
+            let weights = unsafe { PackedWeights::pack(w.as_ptr(), layout, (c_out, taps, c_in), precision, false)? };
             return Ok(Self { kh, kw, weights: ConvWeights::Dense(weights) });
         }
         if groups != c_in || c_in != c_out {

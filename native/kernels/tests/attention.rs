@@ -19,6 +19,8 @@ enum Mask {
 struct Case {
     shape: AttentionShape,
     mask: Mask,
+    /// Positions that keys and values have room for beyond those there are, as in a cache.
+    spare: usize,
     seed: u64,
 }
 
@@ -46,17 +48,26 @@ fn shape(
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let lengths = prop_oneof![(1usize..40, 0usize..40), (60usize..70, 120usize..140), (1usize..300, 250usize..270)];
+    let lengths = prop_oneof![
+        (1usize..40, 0usize..40),
+        (60usize..70, 120usize..140),
+        (1usize..300, 250usize..270),
+        (1usize..18, 400usize..700),
+    ];
     let head_dim = prop_oneof![1usize..20, 30usize..36, 60usize..70, Just(64), Just(128), Just(256)];
     let mask = prop_oneof![
         Just(Mask::None),
         Just(Mask::Causal),
         any::<(bool, bool, bool)>().prop_map(|(b, h, i)| Mask::Additive(b, h, i)),
     ];
-    (1usize..3, 1usize..3, 1usize..4, lengths, head_dim, any::<bool>(), mask, any::<u64>()).prop_map(
-        |(batch, kv_heads, group, (q_len, kv_len), head_dim, heads_first, mask, seed)| {
+    let heads = (1usize..3, 1usize..3, 1usize..4);
+    (heads, lengths, head_dim, any::<bool>(), mask, 0usize..3, any::<u64>()).prop_map(
+        |(heads, (q_len, kv_len), head_dim, heads_first, mask, spare, seed)| {
             let kv_len = if matches!(mask, Mask::Causal) { kv_len.max(q_len) } else { kv_len };
-            Case { shape: shape((batch, kv_heads, group), (q_len, kv_len), head_dim, heads_first), mask, seed }
+            let strides = if heads_first { Strides::heads_first } else { Strides::positions_first };
+            let kv = strides(heads.1, kv_len + spare, head_dim);
+            let shape = AttentionShape { k: kv, v: kv, ..shape(heads, (q_len, kv_len), head_dim, heads_first) };
+            Case { shape, mask, spare, seed }
         },
     )
 }
@@ -67,11 +78,19 @@ fn at(s: Strides, b: usize, h: usize, i: usize) -> usize {
 
 fn verify(case: &Case) {
     let s = case.shape;
-    let (q, k, v) = (
-        noise(s.batch * s.heads * s.q_len * s.head_dim, case.seed),
-        noise(s.batch * s.kv_heads * s.kv_len * s.head_dim, case.seed ^ 1),
-        noise(s.batch * s.kv_heads * s.kv_len * s.head_dim, case.seed ^ 2),
-    );
+    let q = noise(s.batch * s.heads * s.q_len * s.head_dim, case.seed);
+    // What lies between and behind the keys must not matter.
+    let cache = |seed: u64| {
+        let mut cache = vec![f32::NAN; s.batch * s.kv_heads * (s.kv_len + case.spare) * s.head_dim];
+        let used = noise(cache.len(), seed);
+        for n in 0..s.batch * s.kv_heads * s.kv_len {
+            let (b, h, i) = (n / (s.kv_heads * s.kv_len), n / s.kv_len % s.kv_heads, n % s.kv_len);
+            let row = at(s.k, b, h, i)..at(s.k, b, h, i) + s.head_dim;
+            cache[row.clone()].copy_from_slice(&used[row]);
+        }
+        cache
+    };
+    let (k, v) = (cache(case.seed ^ 1), cache(case.seed ^ 2));
     let scale = 2.0 / (s.head_dim as f32).sqrt();
     let (batch, heads, rows) = match case.mask {
         Mask::Additive(b, h, i) => {
@@ -162,25 +181,26 @@ fn shapes_of_real_models() {
         ((1, 2, 1), (530, 530), 72, Mask::None),
         ((1, 12, 1), (77, 77), 64, Mask::Causal),
         ((1, 3, 3), (1, 700), 64, Mask::Causal),
+        ((1, 3, 3), (24, 700), 64, Mask::Causal),
     ] {
-        verify(&Case { shape: shape(heads, lengths, head_dim, false), mask, seed: 7 });
+        verify(&Case { shape: shape(heads, lengths, head_dim, false), mask, spare: 0, seed: 7 });
     }
 }
 
 #[test]
 fn large_scores_neither_overflow_nor_vanish() {
     // Scores of ±10⁴: the running maximum must be subtracted before the exponential, block after block.
-    let s = shape((1, 1, 1), (20, 400), 8, true);
-    let (mut q, mut k, v) = (noise(160, 1), noise(3200, 2), noise(3200, 3));
-    q.iter_mut().chain(&mut k).for_each(|x| *x *= 100.0);
-    // Exact in bf16, so that both types agree on the best key.
-    q.iter_mut().chain(&mut k).for_each(|x| *x = x.round());
-    let v: Vec<f32> = v.into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
-    for isa in isas() {
-        let mut out = vec![f32::NAN; 160];
+    for (isa, queries) in isas().into_iter().flat_map(|isa| [(isa, 20), (isa, 5)]) {
+        let s = shape((1, 1, 1), (queries, 400), 8, true);
+        let (mut q, mut k, v) = (noise(queries * 8, 1), noise(3200, 2), noise(3200, 3));
+        q.iter_mut().chain(&mut k).for_each(|x| *x *= 100.0);
+        // Exact in bf16, so that both types agree on the best key.
+        q.iter_mut().chain(&mut k).for_each(|x| *x = x.round());
+        let v: Vec<f32> = v.into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
+        let mut out = vec![f32::NAN; q.len()];
         isa.run(|| attention(&q, &k, &v, &s, 1.0, AttentionMask::None, &mut out)).unwrap().unwrap();
         let bf16_out = isa.run(|| in_bf16(&q, &k, &v, &s, 1.0, AttentionMask::None)).unwrap();
-        for (i, out) in (0..20).flat_map(|i| [(i, &out), (i, &bf16_out)]) {
+        for (i, out) in (0..queries).flat_map(|i| [(i, &out), (i, &bf16_out)]) {
             let score = |j: usize| (0..8).map(|d| f64::from(q[i * 8 + d]) * f64::from(k[j * 8 + d])).sum::<f64>();
             let best = (0..400).max_by(|&a, &b| score(a).total_cmp(&score(b))).unwrap();
             let runner_up = (0..400).filter(|&j| j != best).map(score).fold(f64::MIN, f64::max);
@@ -193,15 +213,15 @@ fn large_scores_neither_overflow_nor_vanish() {
 
 #[test]
 fn nan_stays_where_it_belongs() {
-    let s = shape((1, 1, 1), (70, 150), 16, true);
-    let (mut q, k, v) = (noise(70 * 16, 1), noise(150 * 16, 2), noise(150 * 16, 3));
-    q[33 * 16 + 5] = f32::NAN;
-    for isa in isas() {
+    for (isa, queries, bad) in isas().into_iter().flat_map(|isa| [(isa, 70, 33), (isa, 5, 3)]) {
+        let s = shape((1, 1, 1), (queries, 150), 16, true);
+        let (mut q, k, v) = (noise(queries * 16, 1), noise(150 * 16, 2), noise(150 * 16, 3));
+        q[bad * 16 + 5] = f32::NAN;
         let mut out = vec![0.0; q.len()];
         isa.run(|| attention(&q, &k, &v, &s, 1.0, AttentionMask::None, &mut out)).unwrap().unwrap();
         let bf16_out = isa.run(|| in_bf16(&q, &k, &v, &s, 1.0, AttentionMask::None)).unwrap();
         for (i, x) in out.iter().enumerate().chain(bf16_out.iter().enumerate()) {
-            assert_eq!(x.is_nan(), i / 16 == 33, "{isa}: element {i} is {x}");
+            assert_eq!(x.is_nan(), i / 16 == bad, "{isa}: element {i} is {x}");
         }
     }
 }

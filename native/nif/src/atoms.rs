@@ -4,6 +4,7 @@ rustler::atoms! {
     ok,
     error,
     bytes,
+    file,
     sango_event,
     sango_job,
     sango_lagged,

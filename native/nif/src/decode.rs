@@ -1,7 +1,7 @@
 //! From terms to JSON and the other things that functions take, within limits.
 
 use rustler::{Binary, LocalPid, MapIterator, Resource, ResourceArc, Term, TermType};
-use sango_jobs::{ErrorKind, JobError, JobId, Submission};
+use sango_jobs::{ErrorKind, JobError, JobId, Submission, Upload};
 use serde_json::{Map, Number, Value};
 
 use crate::atoms;
@@ -21,15 +21,31 @@ pub(crate) fn json(term: Term<'_>) -> Result<Value, JobError> {
     value(term, 0, &mut Budget::new())
 }
 
-/// The request of a job: JSON whose `image` and `mask` may also be `{:bytes, binary}`.
+/// The request of a job: JSON whose `image` and `mask` may also be `{:bytes, binary}`, and whose `media` may be that or
+/// `{:file, path}`, or a list of such and of what JSON has.
 ///
 /// # Errors
 /// As [`json`] and [`Submission::from_json`].
 pub(crate) fn submission(term: Term<'_>) -> Result<Submission, JobError> {
     let budget = &mut Budget::new();
-    let (mut image, mut mask) = (None, None);
+    let (mut image, mut mask, mut media) = (None, None, Vec::new());
     let mut request = Map::new();
     for (key, term) in fields(term, budget)? {
+        if key == "media" {
+            let mut json = Vec::new();
+            let one = [term];
+            let items = if term.is_list() { list(term, MAX_TERMS)? } else { one.to_vec() };
+            for item in items {
+                match upload(item, budget).map_err(|error| within_field(&key, error))? {
+                    Some(upload) => media.push(upload),
+                    None => json.push(value(item, 2, budget).map_err(|error| within_field(&key, error))?),
+                }
+            }
+            if json != [Value::Null] {
+                request.insert(key, Value::Array(json));
+            }
+            continue;
+        }
         let raw = if key == "image" || key == "mask" { bytes(term, budget)? } else { None };
         match (key.as_str(), raw) {
             ("image", Some(bytes)) => image = Some(bytes),
@@ -43,7 +59,25 @@ pub(crate) fn submission(term: Term<'_>) -> Result<Submission, JobError> {
     let mut submission = Submission::from_json(Value::Object(request))?;
     submission.image = image.or(submission.image);
     submission.mask = mask.or(submission.mask);
+    submission.media.extend(media);
     Ok(submission)
+}
+
+/// `{:bytes, binary}` or `{:file, path}`.
+fn upload(term: Term<'_>, budget: &mut Budget) -> Result<Option<Upload>, JobError> {
+    if let Some(bytes) = bytes(term, budget)? {
+        return Ok(Some(Upload::Bytes(bytes)));
+    }
+    match term.decode::<(rustler::Atom, Term<'_>)>() {
+        Ok((tag, path)) if tag == atoms::file() => {
+            let path = text(path)?;
+            if path.is_empty() || path.contains('\0') {
+                return Err(invalid("not the path of a file"));
+            }
+            Ok(Some(Upload::Path(path.into())))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// `{:bytes, binary}`.
@@ -159,6 +193,11 @@ pub(crate) fn id(term: Term<'_>) -> Result<JobId, JobError> {
 pub(crate) fn ids(term: Term<'_>) -> Result<Vec<JobId>, JobError> {
     let ids = list(term, MAX_IDS)?.into_iter().map(|term| text(term).map(|text| text.parse().ok()));
     Ok(ids.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// Which of a job's files.
+pub(crate) fn index(term: Term<'_>) -> Result<usize, JobError> {
+    term.decode().map_err(|_| JobError::new(ErrorKind::NotFound, "the files of a job are numbered from 0"))
 }
 
 /// The number of an event.

@@ -146,6 +146,14 @@ fn result<'a>(env: Env<'a>, engine: Term<'a>, id: Term<'a>) -> Term<'a> {
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
+fn media<'a>(env: Env<'a>, engine: Term<'a>, id: Term<'a>, index: Term<'a>) -> Term<'a> {
+    value(env, || {
+        let file = call(engine, |engine| engine.media(decode::id(id)?, decode::index(index)?))?;
+        result_map(env, &file)
+    })
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
 fn read_result<'a>(env: Env<'a>, engine: Term<'a>, id: Term<'a>) -> Term<'a> {
     value(env, || {
         let (file, bytes) = call(engine, |engine| {
@@ -198,7 +206,8 @@ fn stats<'a>(env: Env<'a>, engine: Term<'a>) -> Term<'a> {
         let stats = json!({
             "jobs": jobs, "submitted": stats.submitted, "refused": stats.refused, "runs": stats.runs,
             "cache_hits": stats.cache_hits, "shared": stats.shared, "run_count": stats.run_count, "run_ms": stats.run_ms,
-            "feeds": stats.feeds, "rss_bytes": rss_bytes, "threads": threads
+            "tokens": stats.tokens, "first_token_count": stats.first_token_count,
+            "first_token_ms": stats.first_token_ms, "feeds": stats.feeds, "rss_bytes": rss_bytes, "threads": threads
         });
         encode::json(env, &stats)
     })

@@ -18,6 +18,7 @@ struct Given {
     max_unfinished: Option<u64>,
     keep_jobs: Option<u64>,
     max_attempts: Option<u64>,
+    max_video_bytes: Option<u64>,
     nice: Option<u64>,
 }
 
@@ -36,7 +37,8 @@ pub(crate) struct Options {
 
 impl Options {
     /// Reads `models_dir`, `data_dir` and, unless the defaults are right, `threads` (0: all), `workers` (1), `max_unfinished`
-    /// (256), `keep_jobs` (1,000), `max_attempts` (3) and `nice` (10).
+    /// (256), `keep_jobs` (1,000), `max_attempts` (3),
+    /// `max_video_bytes` (1 GiB) and `nice` (10).
     ///
     /// # Errors
     /// `invalid_request` for unknown names, missing ones and wrong types; `invalid_option` for values out of range.
@@ -61,6 +63,8 @@ impl Options {
                 keep_jobs: within("keep_jobs", given.keep_jobs, 0, 1_000_000)?.unwrap_or(defaults.keep_jobs),
                 max_attempts: within("max_attempts", given.max_attempts, 1, 100)?
                     .map_or(defaults.max_attempts, |attempts| attempts as u32),
+                max_video_bytes: within("max_video_bytes", given.max_video_bytes, 1, 1 << 40)?
+                    .unwrap_or(defaults.max_video_bytes),
                 ..defaults
             },
         })
@@ -98,11 +102,17 @@ mod tests {
         assert_eq!((few.threads, few.niceness, few.engine), (None, 10, EmbeddedConfig::new("d")));
         let all = Options::from_json(json!({
             "models_dir": "m", "data_dir": "d", "threads": 2, "workers": 0, "max_unfinished": 5, "keep_jobs": 0,
-            "max_attempts": 1, "nice": 0
+            "max_attempts": 1, "max_video_bytes": 9, "nice": 0
         }))
         .unwrap();
-        let engine =
-            EmbeddedConfig { workers: 0, max_unfinished: 5, keep_jobs: 0, max_attempts: 1, ..EmbeddedConfig::new("d") };
+        let engine = EmbeddedConfig {
+            workers: 0,
+            max_unfinished: 5,
+            keep_jobs: 0,
+            max_attempts: 1,
+            max_video_bytes: 9,
+            ..EmbeddedConfig::new("d")
+        };
         assert_eq!(all, Options { models_dir: "m".into(), threads: Some(2), niceness: 0, engine });
     }
 

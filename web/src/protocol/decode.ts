@@ -3,14 +3,19 @@
 import {
   JOB_STATES,
   type ApiError,
+  type Asked,
   type ImageOptions,
   type Job,
   type JobEvent,
   type JobResult,
   type JobState,
+  type Media,
   type Model,
   type Progress,
   type RequestView,
+  type ShownFrame,
+  type Turn,
+  type UnderstandOptions,
 } from "./types";
 
 /** The server said something that the protocol does not allow. */
@@ -73,6 +78,7 @@ function result(value: unknown): JobResult {
     content_type: string(from, "content_type"),
     bytes: number(from, "bytes"),
     cached: from["cached"] === true,
+    text: typeof from["text"] === "string" ? from["text"] : null,
   };
 }
 
@@ -98,12 +104,62 @@ function options(value: unknown): ImageOptions {
 
 function requestView(value: unknown): RequestView {
   const from = object(value, "request");
+  if (from["kind"] === "understand") {
+    return { prompt: string(from, "question"), options: {}, image: false, mask: false, asked: asked(from) };
+  }
   return {
     prompt: string(from, "prompt"),
     options: options(from["options"]),
     image: maybe(from["image"], () => true) ?? false,
     mask: maybe(from["mask"], () => true) ?? false,
+    asked: null,
   };
+}
+
+function asked(from: Json): Asked {
+  const given = object(from["options"] ?? {}, "options");
+  const options: UnderstandOptions = {};
+  for (const key of ["max_tokens", "frames", "temperature", "seed"] as const) {
+    const value = maybeNumber(given, key);
+    if (value !== null) options[key] = value;
+  }
+  return {
+    messages: array(from["messages"] ?? [], "messages").map(turn),
+    media: array(from["media"], "media").map(media),
+    options,
+  };
+}
+
+function turn(value: unknown): Turn {
+  const from = object(value, "a turn");
+  const role = (["system", "user", "assistant"] as const).find((known) => known === from["role"]);
+  if (!role) throw new DecodeError(`role ${JSON.stringify(from["role"])} is unknown`);
+  return { role, content: string(from, "content") };
+}
+
+function media(value: unknown): Media {
+  const from = object(value, "media");
+  return {
+    kind: from["kind"] === "video" ? "video" : "image",
+    sha256: string(from, "sha256"),
+    bytes: number(from, "bytes"),
+    content_type: string(from, "content_type"),
+    width: number(from, "width"),
+    height: number(from, "height"),
+    duration: maybeNumber(from, "duration"),
+  };
+}
+
+function shownFrames(value: unknown): ShownFrame[] {
+  return array(value, "frames").map((entry) => {
+    const from = object(entry, "a frame");
+    return { media: number(from, "media"), time: number(from, "time"), timestamp: string(from, "timestamp") };
+  });
+}
+
+/** The result of an `understand` job: the frames of it, which the job's view does not have. */
+export function decodeAnswer(value: unknown): { frames: ShownFrame[] } {
+  return { frames: shownFrames(object(value, "the answer")["frames"]) };
 }
 
 /** One job's view. */
@@ -143,11 +199,16 @@ export function decodeModels(value: unknown): Model[] {
     return {
       name: string(model, "name"),
       kind: string(model, "kind"),
+      tasks: array(model["tasks"] ?? ["image"], "tasks").map(String),
       default: model["default"] === true,
       width: maybeNumber(model, "width"),
       height: maybeNumber(model, "height"),
       steps: maybeNumber(model, "steps"),
       guidance_scale: maybeNumber(model, "guidance_scale"),
+      understand: maybe(model["understand"], (value) => {
+        const from = object(value, "understand");
+        return { frames: number(from, "frames"), max_tokens: number(from, "max_tokens") };
+      }),
     };
   });
 }
@@ -171,6 +232,10 @@ export function decodeEvent(value: unknown): JobEvent | null {
       if (!PICTURES.includes(type)) return null;
       return { n, event, step: number(data, "step"), src: `data:${type};base64,${string(data, "data")}` };
     }
+    case "frames":
+      return { n, event, frames: shownFrames(data["frames"]) };
+    case "token":
+      return { n, event, text: string(data, "text"), index: number(data, "index") };
     case "finished":
       return { n, event, result: maybe(data["result"], result) };
     case "failed":

@@ -34,8 +34,10 @@ export interface JobResult {
   url: string;
   content_type: string;
   bytes: number;
-  /** The server had already drawn exactly this. */
+  /** The server had already made exactly this. */
   cached: boolean;
+  /** The answer of an `understand` job. */
+  text: string | null;
 }
 
 /** What can be asked of an image model. A missing field takes the model's default. */
@@ -47,6 +49,53 @@ export interface ImageOptions {
   strength?: number;
   width?: number;
   height?: number;
+}
+
+/** What can be asked of an answer. A missing field takes the model's default. */
+export interface UnderstandOptions {
+  max_tokens?: number;
+  frames?: number;
+  temperature?: number;
+  seed?: number;
+}
+
+/** One thing said in a conversation. */
+export interface Turn {
+  role: "system" | "user" | "assistant";
+  content: string;
+}
+
+/** What is sent to ask about videos and pictures. Those that the server has are named by their hash. */
+export interface UnderstandRequest {
+  kind: "understand";
+  model: string | null;
+  question: string;
+  messages: readonly Turn[];
+  options: UnderstandOptions;
+  media: readonly { sha256: string }[];
+  idempotency_key: string;
+}
+
+/** A video or picture that a job is about, as the server knows it. */
+export interface Media {
+  kind: "image" | "video";
+  sha256: string;
+  bytes: number;
+  content_type: string;
+  width: number;
+  height: number;
+  /** Seconds; of a video only. */
+  duration: number | null;
+}
+
+/** A frame that the model was shown. */
+export interface ShownFrame {
+  /** Which of the job's media, from 0. */
+  media: number;
+  /** Seconds. */
+  time: number;
+  /** As the model reads it, `MM:SS`. */
+  timestamp: string;
 }
 
 /** What is sent to `submit`. `image` and `mask` are `data:` URLs of PNG files. */
@@ -62,10 +111,20 @@ export interface JobRequest {
 
 /** What the server tells about a job's request: its defaults filled in, and whether there were pictures, not which. */
 export interface RequestView {
+  /** What somebody wrote: the prompt of a picture, or a question. */
   prompt: string;
   options: ImageOptions;
   image: boolean;
   mask: boolean;
+  /** Of an `understand` job only. */
+  asked: Asked | null;
+}
+
+/** What a question is about. */
+export interface Asked {
+  messages: readonly Turn[];
+  media: readonly Media[];
+  options: UnderstandOptions;
 }
 
 /** A job as the server shows it. */
@@ -97,20 +156,26 @@ export type JobEvent = EventBase &
     | { event: "started" }
     | { event: "progress"; progress: Progress }
     | { event: "preview"; step: number; src: string }
+    | { event: "frames"; frames: readonly ShownFrame[] }
+    | { event: "token"; text: string; index: number }
     | { event: "finished"; result: JobResult | null }
     | { event: "failed"; error: ApiError }
     | { event: "cancelled" }
   );
 
-/** A model that the server can draw with. */
+/** A model that the server can use. */
 export interface Model {
   name: string;
   kind: string;
+  /** The kinds of job that it does. */
+  tasks: readonly string[];
   default: boolean;
   width: number | null;
   height: number | null;
   steps: number | null;
   guidance_scale: number | null;
+  /** What a question gets when it names nothing else; of models that answer only. */
+  understand: { frames: number; max_tokens: number } | null;
 }
 
 /** True when nothing more can happen to the job. */

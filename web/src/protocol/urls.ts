@@ -15,6 +15,11 @@ export function socketUrl(base: URL): string {
   return url.href;
 }
 
+/** The address of a video or picture that a job is about. */
+export function mediaUrl(job: string, index: number, base: URL): string {
+  return new URL(`v1/jobs/${job}/media/${index}`, base).href;
+}
+
 /**
  * The address of a job's result. The server names it by an absolute path (`/v1/jobs/…`), which is meant from the root
  * that the server knows of, hence from the page's folder. Results of another origin are refused.
@@ -23,6 +28,12 @@ export function resultUrl(path: string, base: URL): string | null {
   if (!URL.canParse(path.replace(/^\/+/, ""), base)) return null;
   const url = new URL(path.replace(/^\/+/, ""), base);
   return url.origin === base.origin ? url.href : null;
+}
+
+/** What the page is used for, where the address bar says it. */
+export function modeInHash(hash: string): "draw" | "understand" | null {
+  if (hash === "#understand") return "understand";
+  return hash === "" || hash === "#" || hash === "#draw" ? "draw" : null;
 }
 
 const JOB_HASH = /^#job=([A-Za-z0-9_-]{1,80})$/;

@@ -13,7 +13,7 @@ use crate::state::AppState;
 
 /// `POST /v1/jobs`.
 pub(super) async fn submit(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
-    let submission = read_submission(request, state.config.max_body_bytes).await?;
+    let submission = read_submission(request, &state).await?;
     let submitted = state.call(move |engine| engine.submit(submission)).await?;
     let answered = !submitted.created || submitted.job.state.has_ended();
     let status = if answered { StatusCode::OK } else { StatusCode::ACCEPTED };

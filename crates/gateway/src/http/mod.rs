@@ -22,6 +22,7 @@ pub(crate) fn v1() -> Router<AppState> {
         .route("/jobs/{id}", get(jobs::get).delete(jobs::cancel))
         .route("/jobs/{id}/events", get(events::stream))
         .route("/jobs/{id}/result", get(result::download))
+        .route("/jobs/{id}/media/{index}", get(result::media))
         .route("/models", get(system::models))
 }
 

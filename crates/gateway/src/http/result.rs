@@ -1,10 +1,10 @@
-//! `GET /v1/jobs/{id}/result`: the bytes, with ranges.
+//! Files of jobs: `GET /v1/jobs/{id}/result` and `GET /v1/jobs/{id}/media/{index}`, with ranges.
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use sango_jobs::{ErrorKind, JobId};
+use sango_jobs::{ErrorKind, JobId, ResultFile};
 use tower_http::services::ServeFile;
 
 use crate::error::ApiError;
@@ -13,10 +13,28 @@ use crate::state::AppState;
 pub(super) async fn download(
     State(state): State<AppState>,
     Path(id): Path<String>,
-    mut request: Request,
+    request: Request,
 ) -> Result<Response, ApiError> {
     let id: JobId = id.parse()?;
     let file = state.call(move |engine| engine.result(id)).await?;
+    serve(file, &format!("sango-{id}"), request).await
+}
+
+pub(super) async fn media(
+    State(state): State<AppState>,
+    Path((id, index)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let id: JobId = id.parse()?;
+    let index = index.parse().map_err(|_| {
+        ApiError::new(ErrorKind::NotFound, format!("`{index}` is not the number of a file: the first is 0"))
+    })?;
+    let file = state.call(move |engine| engine.media(id, index)).await?;
+    serve(file, &format!("sango-{id}-{index}"), request).await
+}
+
+/// Answers with a file, called `name` and the extension of its type.
+async fn serve(file: ResultFile, name: &str, mut request: Request) -> Result<Response, ApiError> {
     let etag = format!("\"{}\"", file.sha256);
     let headers = request.headers().clone();
     let is_etag = |name| headers.get(name).map(|value: &HeaderValue| value.as_bytes() == etag.as_bytes());
@@ -32,18 +50,23 @@ pub(super) async fn download(
     let extension = file.content_type.rsplit('/').next().unwrap_or("bin");
     let served = ServeFile::new(&file.path).try_call(request).await;
     let mut response = served
-        .map_err(|error| ApiError::new(ErrorKind::Storage, format!("cannot read the result of job {id}: {error}")))?
+        .map_err(|error| ApiError::new(ErrorKind::Storage, format!("cannot read the file {name}: {error}")))?
         .map(Body::new);
     if response.status() == StatusCode::NOT_FOUND {
-        return Err(ApiError::new(ErrorKind::Expired, format!("the result of job {id} has just been removed")));
+        return Err(ApiError::new(ErrorKind::Expired, format!("the file {name} has just been removed")));
     }
     let set = [
         (header::CONTENT_TYPE, file.content_type.clone()),
-        (header::CONTENT_DISPOSITION, format!("{disposition}; filename=\"sango-{id}.{extension}\"")),
+        (header::CONTENT_DISPOSITION, format!("{disposition}; filename=\"{name}.{extension}\"")),
         (header::ETAG, etag),
-        // A job's result never changes, but it can expire, and it is its owner's.
+        // A job's files never change, but they can expire, and they are their owner's.
         (header::CACHE_CONTROL, "private, max-age=3600".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        // Somebody else has made what was uploaded: opened by itself it may do nothing but show.
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox".to_owned(),
+        ),
     ];
     for (name, value) in set {
         if let Ok(value) = HeaderValue::from_str(&value) {

@@ -24,6 +24,7 @@ use crate::support::{FakeRunner, open};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Small, so that tests can exceed it.
 pub const MAX_BODY: usize = 200_000;
+pub const MAX_MEDIA: u64 = 1_000_000;
 
 pub struct TestServer {
     pub addr: SocketAddr,
@@ -42,8 +43,12 @@ impl TestServer {
     pub async fn start_in(folder: tempfile::TempDir) -> Self {
         let runner = FakeRunner::new();
         let engine = Arc::new(open(folder.path(), &runner));
-        let config =
-            ServeConfig { addr: "127.0.0.1:0".parse().unwrap(), max_body_bytes: MAX_BODY, ..ServeConfig::default() };
+        let config = ServeConfig {
+            addr: "127.0.0.1:0".parse().unwrap(),
+            max_body_bytes: MAX_BODY,
+            max_media_bytes: MAX_MEDIA,
+            ..ServeConfig::default()
+        };
         let server = Server::bind(config, Arc::clone(&engine) as Arc<dyn Engine>).await.unwrap();
         let addr = server.local_addr();
         let (stop, stopped) = oneshot::channel();

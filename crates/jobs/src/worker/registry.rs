@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sango_models::amused::AmusedSettings;
+use sango_models::smolvlm2::SmolVLMSettings;
 use sango_models::{ModelFolder, ModelKind};
 use sha2::{Digest, Sha256};
 
-use crate::submission::{MAX_STEPS, hex};
-use crate::{ErrorKind, JobError};
+use crate::canonical::hex;
+use crate::task::image::MAX_STEPS;
+use crate::{ErrorKind, JobError, JobKind};
 
 /// How deep below a model's folder a file that belongs to it may lie.
 const DEPTH: u32 = 2;
@@ -22,6 +24,32 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) dir: PathBuf,
     pub(super) kind: ModelKind,
+    pub(super) abilities: Abilities,
+    pub(super) files: Vec<ModelFile>,
+}
+
+/// What a model can do.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Abilities {
+    /// `image` jobs.
+    Image(ImageModel),
+    /// `understand` jobs.
+    Understand(SmolVLMSettings),
+}
+
+impl Abilities {
+    /// The kind of its jobs.
+    pub(super) fn task(&self) -> JobKind {
+        match self {
+            Self::Image(_) => JobKind::Image,
+            Self::Understand(_) => JobKind::Understand,
+        }
+    }
+}
+
+/// What a model for `image` jobs draws.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ImageModel {
     /// Width and height of a picture when nothing else is said.
     pub(super) side: u32,
     pub(super) multiple_of: u32,
@@ -31,10 +59,9 @@ pub(super) struct Entry {
     pub(super) guidance_scale: f64,
     /// Of the token masking, at the first and the last step.
     pub(super) temperature: [f64; 2],
-    pub(super) files: Vec<ModelFile>,
 }
 
-/// A file that decides what the model draws. Equal lists mean that nothing has changed since the last look.
+/// A file that decides what the model does. Equal lists mean that nothing has changed since the last look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ModelFile {
     path: PathBuf,
@@ -98,14 +125,23 @@ fn list(root: &Path) -> Result<Vec<ModelFolder>, JobError> {
 }
 
 fn read(ModelFolder { name, dir, kind }: ModelFolder) -> Result<Entry, JobError> {
-    let settings = AmusedSettings::read(&dir)?;
+    let abilities = match kind {
+        ModelKind::Amused => Abilities::Image(image_model(&dir)?),
+        ModelKind::SmolVLM2 => Abilities::Understand(SmolVLMSettings::read(&dir)?),
+        other => {
+            let message = format!("{name} is a {other} model, which jobs cannot use yet");
+            return Err(JobError::new(ErrorKind::ModelBroken, message));
+        }
+    };
     let mut files = Vec::new();
     list_files(&dir, 0, &mut files)?;
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Entry {
-        name,
-        dir,
-        kind,
+    Ok(Entry { name, dir, kind, abilities, files })
+}
+
+fn image_model(dir: &Path) -> Result<ImageModel, JobError> {
+    let settings = AmusedSettings::read(dir)?;
+    Ok(ImageModel {
         side: settings.side as u32,
         multiple_of: settings.size_multiple as u32,
         largest: settings.largest_side as u32,
@@ -113,7 +149,6 @@ fn read(ModelFolder { name, dir, kind }: ModelFolder) -> Result<Entry, JobError>
         steps: (settings.steps as u32).min(MAX_STEPS),
         guidance_scale: settings.guidance_scale,
         temperature: settings.temperature,
-        files,
     })
 }
 
@@ -121,7 +156,8 @@ fn list_files(dir: &Path, depth: u32, files: &mut Vec<ModelFile>) -> Result<(), 
     for entry in fs::read_dir(dir).map_err(|error| broken(dir, &error))?.flatten() {
         let path = entry.path();
         let metadata = fs::metadata(&path).map_err(|error| broken(&path, &error))?;
-        let kept = path.extension().is_some_and(|e| ["safetensors", "json", "txt", "model"].iter().any(|k| e == *k));
+        let kept =
+            path.extension().is_some_and(|e| ["safetensors", "json", "txt", "model", "jinja"].iter().any(|k| e == *k));
         if metadata.is_dir() && depth < DEPTH {
             list_files(&path, depth + 1, files)?;
         } else if metadata.is_file() && kept {
@@ -158,6 +194,13 @@ mod tests {
         write(&dir.join("vqvae/config.json"), &vqvae.to_string());
     }
 
+    fn drawing(entry: &Entry) -> &ImageModel {
+        match &entry.abilities {
+            Abilities::Image(model) => model,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn finds_models_and_what_they_draw() {
         let folder = tempfile::tempdir().unwrap();
@@ -170,9 +213,10 @@ mod tests {
         );
         let found = scan(folder.path()).unwrap();
         let [entry] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((entry.name.as_str(), entry.side, entry.multiple_of), ("shapes/amused", 32, 8));
-        assert_eq!((entry.steps, entry.guidance_scale, entry.bytes()), (6, 2.5, 7));
-        assert_eq!(entry.temperature, [1.0, 0.5]);
+        let model = drawing(entry);
+        assert_eq!((entry.name.as_str(), model.side, model.multiple_of), ("shapes/amused", 32, 8));
+        assert_eq!((model.steps, model.guidance_scale, entry.bytes()), (6, 2.5, 7));
+        assert_eq!(model.temperature, [1.0, 0.5]);
         for name in ["shapes/amused", "amused"] {
             assert_eq!(find(folder.path(), name).as_ref(), Ok(entry));
         }
@@ -184,7 +228,8 @@ mod tests {
         fs::remove_file(folder.path().join("shapes/amused/sango.json")).unwrap();
         let alone = scan(&folder.path().join("shapes/amused")).unwrap();
         assert_eq!(alone[0].name, "amused");
-        assert_eq!((alone[0].steps, alone[0].guidance_scale, alone[0].temperature), (12, 4.0, [2.0, 0.0]));
+        let model = drawing(&alone[0]);
+        assert_eq!((model.steps, model.guidance_scale, model.temperature), (12, 4.0, [2.0, 0.0]));
         assert_eq!(scan(&folder.path().join("nowhere")).unwrap_err().kind, ErrorKind::NoModel);
     }
 

@@ -8,15 +8,16 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use sango_jobs::{
-    EmbeddedConfig, EmbeddedEngine, Engine, ErrorKind, Job, JobError, JobId, JobKind, JobRequest, JobView, ModelInfo,
-    Next, Output, Prepared, RunContext, Runner, State, Submission,
+    EmbeddedConfig, EmbeddedEngine, Engine, ErrorKind, ImageTask, Job, JobError, JobId, JobKind, JobRequest, JobView,
+    ModelInfo, Next, Output, Prepared, Preview, RunContext, Runner, State, Submission, Task, UnderstandTask,
 };
 use serde_json::json;
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Prompts that begin with `hold` wait before each step until [`release`](Self::release); `panic` and `fail` do that, and
-/// `panic once` does it in the first run only; `big` makes 2 MB.
+/// `panic once` does it in the first run only; `big` makes 2 MB. Questions are answered word by word with themselves; those
+/// that begin with `hold` wait before each word but the first two.
 #[derive(Default)]
 pub struct FakeRunner {
     pub runs: AtomicU32,
@@ -53,35 +54,19 @@ impl Runner for FakeRunner {
             return Err(JobError::new(ErrorKind::UnknownModel, "there is only `fake`"));
         }
         request.model = Some("fake".into());
-        request.options.steps.get_or_insert(3);
+        match &mut request.task {
+            Task::Image(task) => _ = task.options.steps.get_or_insert(3),
+            Task::Understand(task) => _ = task.options.max_tokens.get_or_insert(9),
+        }
         Ok(Prepared { request, model_hash: "fake-1".into() })
     }
 
     fn run(&self, job: &Job, context: &RunContext) -> Result<Output, JobError> {
         let earlier_runs = self.runs.fetch_add(1, Ordering::SeqCst);
-        let prompt = job.request.prompt.as_str();
-        self.order.lock().unwrap().push(prompt.to_owned());
-        let total = job.request.options.steps.unwrap_or(3);
         context.begin();
-        for step in 1..=total {
-            if prompt.starts_with("hold") {
-                self.hold(context);
-            }
-            if let ControlFlow::Break(()) = context.progress(step, total, Some(b"png")) {
-                return Err(JobError::new(ErrorKind::Cancelled, "stopped"));
-            }
-        }
-        match prompt {
-            "panic" => panic!("on purpose"),
-            "panic once" if earlier_runs == 0 => panic!("on purpose"),
-            "fail" => Err(JobError::new(ErrorKind::ModelBroken, "on purpose")),
-            "big" => Ok(Output { content_type: "image/png".into(), bytes: vec![7; 2 << 20] }),
-            _ => {
-                let seed = job.request.options.seed.unwrap_or(0);
-                let upload = job.image.as_ref().map_or(0, |path| std::fs::read(path).unwrap().len());
-                let bytes = format!("{prompt} {seed} {upload}").into_bytes();
-                Ok(Output { content_type: "image/png".into(), bytes })
-            }
+        match &job.request.task {
+            Task::Image(task) => self.draw(task, job, earlier_runs, context),
+            Task::Understand(task) => self.answer(task, context),
         }
     }
 
@@ -89,17 +74,71 @@ impl Runner for FakeRunner {
         Ok(vec![ModelInfo {
             name: "fake".into(),
             kind: "amused".into(),
-            tasks: vec![JobKind::Image],
+            tasks: vec![JobKind::Image, JobKind::Understand],
             default: true,
             loaded: true,
-            width: 64,
-            height: 64,
-            multiple_of: 16,
-            steps: 3,
-            guidance_scale: 4.0,
-            bytes: 0,
+            ..ModelInfo::default()
         }])
     }
+}
+
+impl FakeRunner {
+    fn draw(&self, task: &ImageTask, job: &Job, earlier_runs: u32, context: &RunContext) -> Result<Output, JobError> {
+        let prompt = task.prompt.as_str();
+        self.order.lock().unwrap().push(prompt.to_owned());
+        let total = task.options.steps.unwrap_or(3);
+        for step in 1..=total {
+            if prompt.starts_with("hold") {
+                self.hold(context);
+            }
+            if let ControlFlow::Break(()) = context.progress(step, total, Some(PREVIEW)) {
+                return Err(JobError::new(ErrorKind::Cancelled, "stopped"));
+            }
+        }
+        match prompt {
+            "panic" => panic!("on purpose"),
+            "panic once" if earlier_runs == 0 => panic!("on purpose"),
+            "fail" => Err(JobError::new(ErrorKind::ModelBroken, "on purpose")),
+            "big" => Ok(Output { content_type: "image/png".into(), bytes: vec![7; 2 << 20], text: None }),
+            _ => {
+                let seed = task.options.seed.unwrap_or(0);
+                let upload = job.files.first().map_or(0, |path| std::fs::read(path).unwrap().len());
+                let bytes = format!("{prompt} {seed} {upload}").into_bytes();
+                Ok(Output { content_type: "image/png".into(), bytes, text: None })
+            }
+        }
+    }
+
+    fn answer(&self, task: &UnderstandTask, context: &RunContext) -> Result<Output, JobError> {
+        let stopped = |flow: ControlFlow<()>| match flow {
+            ControlFlow::Break(()) => Err(JobError::new(ErrorKind::Cancelled, "stopped")),
+            ControlFlow::Continue(()) => Ok(()),
+        };
+        stopped(context.frames(json!([{"media": 0, "index": 0, "time": 0.0, "timestamp": "00:00"}])))?;
+        stopped(context.progress(1, 1, None))?;
+        for (index, word) in task.question.split_inclusive(' ').enumerate() {
+            if index >= 2 && task.question.starts_with("hold") {
+                self.hold(context);
+            }
+            stopped(context.token(word, index as u32))?;
+        }
+        let text = Some(task.question.clone());
+        Ok(Output { content_type: "application/json".into(), bytes: json!({"text": text}).to_string().into(), text })
+    }
+}
+
+const PREVIEW: Preview<'_> = Preview { content_type: "image/png", bytes: b"png" };
+
+/// The picture that questions are about.
+pub fn picture() -> Vec<u8> {
+    sango_media::encode_png(&sango_media::RgbImage::new(4, 2), &[]).unwrap()
+}
+
+/// A question about a picture.
+pub fn question(text: &str) -> Submission {
+    let mut submission = Submission::from_json(json!({"kind": "understand", "question": text})).unwrap();
+    submission.media = vec![sango_jobs::Upload::Bytes(picture())];
+    submission
 }
 
 /// An image job with seed 1.
@@ -133,6 +172,22 @@ pub fn wait_for(engine: &dyn Engine, id: JobId, wanted: impl Fn(State) -> bool) 
         }
         assert!(Instant::now() < deadline, "still waiting: {job:?}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What is said of an image job.
+pub fn image_task(request: &JobRequest) -> &ImageTask {
+    match &request.task {
+        Task::Image(task) => task,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The same, to change it.
+pub fn image_task_mut(request: &mut JobRequest) -> &mut ImageTask {
+    match &mut request.task {
+        Task::Image(task) => task,
+        other => panic!("{other:?}"),
     }
 }
 

@@ -125,6 +125,11 @@ impl Video {
         Ok(Self { path: path.clone(), limits: limits.clone(), info, timeline, source })
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What is known of it.
     pub fn info(&self) -> &VideoInfo {
         &self.info

@@ -46,6 +46,20 @@ impl Linear {
         })
     }
 
+    /// Reads `weight` `[out_features, channels, patch, patch]`: a convolution whose stride is its size, which is a linear
+    /// layer on patches `[…, channels · patch · patch]`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape or type.
+    pub fn load_patches(weights: &Weights, channels: usize, patch: usize, out_features: usize) -> Result<Self> {
+        Ok(Self {
+            weight: pack(weights, &[out_features, channels, patch, patch], false)?,
+            bias: optional_vector(weights, "bias", out_features, true)?,
+            in_features: channels * patch * patch,
+            out_features,
+        })
+    }
+
     /// Several layers with the same input as one: their matrices one below the other, so that the outputs of
     /// `to_q`, `to_k` and `to_v`, for example, come side by side from one product. `out_features` has one entry for
     /// each place in `weights`.
@@ -110,6 +124,15 @@ impl Linear {
     /// As [`Linear::forward`].
     pub fn forward_act(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.run(x, activation, None, DType::F32)
+    }
+
+    /// [`Linear::forward_act`] with the result in the type the layer multiplies in: half the memory traffic, for what is
+    /// next read by a product that would round it anyway.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_act_narrow(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.run(x, activation, None, self.dtype())
     }
 
     /// `forward(x) + residual`; `residual` has the shape of the result.
@@ -203,9 +226,12 @@ fn pack_stacked(
     gated: bool,
 ) -> Result<PackedWeights> {
     let rows: usize = out_features.iter().sum();
-    let mut elements = Vec::with_capacity(rows * in_features);
+    let mut elements = Vec::new();
     for (weights, &n) in weights.iter().zip(out_features) {
-        elements.extend_from_slice(weights.get_f32("weight", &[n, in_features])?.as_f32()?);
+        let part = weights.get_f32("weight", &[n, in_features])?;
+        // Only now: before a tensor has the sizes asked for, they may be anything.
+        elements.reserve_exact(rows * in_features - elements.len());
+        elements.extend_from_slice(part.as_f32()?);
     }
     let pack = if gated { PackedWeights::from_f32_gated } else { PackedWeights::from_f32 };
     Ok(pack(&elements, rows, in_features, linear_precision(weights[0]))?)
@@ -215,7 +241,7 @@ fn stacked_bias(weights: &[&Weights], out_features: &[usize], bias: bool) -> Res
     if !bias {
         return Ok(None);
     }
-    let mut biases = Vec::with_capacity(out_features.iter().sum());
+    let mut biases = Vec::new();
     for (weights, &n) in weights.iter().zip(out_features) {
         biases.extend_from_slice(weights.get_f32("bias", &[n])?.as_f32()?);
     }

@@ -42,6 +42,16 @@ impl LayerNorm {
         fits("layer_norm", x, self.width)?;
         ops::layer_norm(x, self.weight.as_ref(), self.bias.as_ref(), self.eps, DType::F32)
     }
+
+    /// [`LayerNorm::forward`] with the result in `to` (`F32` or `BF16`): for what is next read by a product that would round it
+    /// anyway.
+    ///
+    /// # Errors
+    /// As [`LayerNorm::forward`].
+    pub fn forward_to(&self, x: &Tensor, to: DType) -> Result<Tensor> {
+        fits("layer_norm", x, self.width)?;
+        ops::layer_norm(x, self.weight.as_ref(), self.bias.as_ref(), self.eps, to)
+    }
 }
 
 /// Divides by the root of the mean square of the last dimension.
@@ -67,6 +77,16 @@ impl RmsNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         fits("rms_norm", x, self.width)?;
         ops::rms_norm(x, self.weight.as_ref(), None, self.eps, DType::F32)
+    }
+
+    /// [`RmsNorm::forward`] with the result in `to` (`F32` or `BF16`): for what is next read by a product that would round it
+    /// anyway.
+    ///
+    /// # Errors
+    /// As [`LayerNorm::forward`].
+    pub fn forward_to(&self, x: &Tensor, to: DType) -> Result<Tensor> {
+        fits("rms_norm", x, self.width)?;
+        ops::rms_norm(x, self.weight.as_ref(), None, self.eps, to)
     }
 
     /// `forward(x) · (1 + scale) + shift` for `x` `[B, …, width]`, `scale` and `shift` `[B, width]`: the

@@ -7,6 +7,7 @@ use sango_kernels::{AttentionMask, AttentionShape, KernelError, Strides, attenti
 
 use crate::buffer::{Buffer, Kept};
 use crate::error::{Result, TensorError};
+use crate::kv_cache::{KvCache, Rows};
 use crate::shape::{broadcast, broadcast_strides, numel};
 use crate::storage::Storage;
 use crate::{DType, Device, Tensor};
@@ -72,8 +73,17 @@ impl<'a> Columns<'a> {
         Self { tensor, range }
     }
 
+    pub(crate) fn tensor(&self) -> &'a Tensor {
+        self.tensor
+    }
+
+    /// The first column.
+    pub(crate) fn start(&self) -> usize {
+        self.range.start
+    }
+
     /// Batches, positions, columns, and the length of a whole row.
-    fn dims(&self) -> Result<([usize; 3], usize)> {
+    pub(crate) fn dims(&self) -> Result<([usize; 3], usize)> {
         let [batch, positions, width] = self.tensor.dims()?;
         if self.range.start > self.range.end || self.range.end > width {
             return Err(TensorError::shape(OP, format!("columns {:?} of {:?}", self.range, self.tensor.shape())));
@@ -82,7 +92,7 @@ impl<'a> Columns<'a> {
     }
 
     /// The elements from the first column on (none where there are no positions).
-    fn of_type<T: Float>(&self) -> Result<&'a [T]> {
+    pub(crate) fn of_type<T: Float>(&self) -> Result<&'a [T]> {
         Ok(T::elements(self.tensor)?.get(self.range.start..).unwrap_or(&[]))
     }
 }
@@ -141,8 +151,44 @@ pub fn multi_head_attention<'a>(
     Ok(q.tensor.like(out, q_dims.to_vec()))
 }
 
+/// [`multi_head_attention`] of the queries `q` `[1, L, H · D]` over the positions in `cache`, the last `L` of which are
+/// those of the queries. With `is_causal` a query sees no position after its own. `q` has the type of the cache.
+///
+/// # Errors
+/// As [`multi_head_attention`].
+pub fn cached_attention<'a>(
+    q: impl Into<Columns<'a>>,
+    cache: &KvCache,
+    heads: usize,
+    kv_heads: usize,
+    mask: Option<&Tensor>,
+    is_causal: bool,
+) -> Result<Tensor> {
+    let q = q.into();
+    let (q_dims, q_row) = q.dims()?;
+    let ([batch, q_len, width], kv_len, kv_width) = (q_dims, cache.len(), cache.width());
+    let head_dim = width.checked_div(heads).unwrap_or(0);
+    if batch != 1 || heads * head_dim != width || kv_heads * head_dim != kv_width {
+        return Err(mismatch(&q_dims, &[1, kv_len, kv_width], &[1, kv_len, kv_width]));
+    }
+    let strides = |positions, row| Strides { batch: positions * row, head: head_dim, position: row };
+    let kv = strides(cache.capacity(), kv_width);
+    let (q_strides, out) = (strides(q_len, q_row), strides(q_len, width));
+    let shape = AttentionShape { batch, heads, kv_heads, q_len, kv_len, head_dim, q: q_strides, k: kv, v: kv, out };
+    let len = numel(OP, &q_dims)?;
+    let how = How { mask, is_causal, scale: None };
+    // Only the valid rows: what comes after them may be wider than what is copied for a kernel of another type.
+    let valid = kv_len * kv_width;
+    let out: Storage = match cache.rows() {
+        (Rows::F32(k), Rows::F32(v)) => run::<f32>(q.of_type()?, &k[..valid], &v[..valid], &shape, how, len)?.into(),
+        (Rows::BF16(k), Rows::BF16(v)) => run::<bf16>(q.of_type()?, &k[..valid], &v[..valid], &shape, how, len)?.into(),
+        _ => return Err(q.tensor.dtype_error(OP, DType::F32)),
+    };
+    Ok(q.tensor.like(out, q_dims.to_vec()))
+}
+
 /// A type that attention reads and writes.
-trait Float: Kept {
+pub(crate) trait Float: Kept {
     /// The elements of a tensor of this type.
     fn elements(tensor: &Tensor) -> Result<&[Self]>;
 

@@ -9,8 +9,10 @@ mod matmul;
 mod norm;
 mod reduce;
 mod resize;
+mod rotary;
 mod unary;
 mod view;
 
-pub use attention::{Columns, multi_head_attention, scaled_dot_product_attention};
+pub use attention::{Columns, cached_attention, multi_head_attention, scaled_dot_product_attention};
 pub use norm::{global_response_norm, layer_norm, rms_norm};
+pub use rotary::rotary_embedding;

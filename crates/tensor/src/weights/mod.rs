@@ -2,6 +2,7 @@
 
 mod file;
 mod index;
+mod patch;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::{Result, TensorError};
 use crate::{DType, Tensor};
 use file::WeightFile;
+use patch::Patches;
+pub use patch::{LowRank, Patch};
 pub(crate) use view::{Floats, WeightView};
 
 /// The tensors of a checkpoint, seen from one place in its tree of names.
@@ -34,6 +37,7 @@ pub struct Weights {
     prefix: String,
     compute_dtype: DType,
     int8_linears: bool,
+    patches: Patches,
 }
 
 struct Source {
@@ -96,7 +100,13 @@ impl Weights {
 
     fn new(path: PathBuf, files: Vec<WeightFile>, names: BTreeMap<String, usize>) -> Self {
         let source = Source { path, files, names, used: Mutex::default() };
-        Self { source: Arc::new(source), prefix: String::new(), compute_dtype: DType::F32, int8_linears: false }
+        Self {
+            source: Arc::new(source),
+            prefix: String::new(),
+            compute_dtype: DType::F32,
+            int8_linears: false,
+            patches: Patches::default(),
+        }
     }
 
     /// The tensors whose names continue `segment.`; `segment` may be a number or a dotted path.
@@ -183,6 +193,7 @@ impl Weights {
         let Some(view) = found.and_then(|(key, &file)| self.source.files[file].view(key)) else {
             return Err(self.missing(key));
         };
+        let view = view.patched(self.patches.get(&key));
         self.source.used.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
         Ok(view)
     }

@@ -9,6 +9,7 @@ use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
+use super::Patch;
 use crate::Tensor;
 use crate::buffer::Buffer;
 use crate::error::{Result, TensorError};
@@ -24,6 +25,8 @@ pub(crate) struct WeightView<'a> {
     bytes: &'a [u8],
     /// The mapping and where in it `bytes` starts.
     map: Option<(&'a Mmap, usize)>,
+    /// What is to be made of the elements.
+    patch: Option<&'a Patch>,
 }
 
 /// Float elements in the type the file stores them in; borrowed where they are aligned.
@@ -40,7 +43,14 @@ impl<'a> WeightView<'a> {
         bytes: &'a [u8],
         map: Option<(&'a Mmap, usize)>,
     ) -> Self {
-        Self { path, key, info, bytes, map }
+        Self { path, key, info, bytes, map, patch: None }
+    }
+
+    /// The same tensor, changed.
+    pub(super) fn patched(self, patch: Option<&'a Patch>) -> Self {
+        // Built anew: a view that is dropped gives its pages back.
+        let (path, key, info, bytes, map) = (self.path, self.key, self.info, self.bytes, self.map);
+        Self { path, key, info, bytes, map, patch }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -57,6 +67,9 @@ impl<'a> WeightView<'a> {
 
     /// The elements in the type they are stored in.
     pub(super) fn to_tensor(&self) -> Result<Tensor> {
+        if self.patch.is_some() {
+            return self.to_f32_tensor();
+        }
         let shape = self.info.shape.clone();
         Ok(match self.info.dtype {
             Dtype::F32 => Tensor::new(aligned::<f32>(self.bytes).into_owned(), shape),
@@ -88,11 +101,15 @@ impl<'a> WeightView<'a> {
             Dtype::BF16 => aligned::<bf16>(self.bytes).convert_to_f32_slice(&mut out),
             _ => return Err(self.dtype_error("f32, f16 or bf16")),
         }
-        Ok(Tensor::new(out, self.info.shape.clone()))
+        let stored = Tensor::new(out, self.info.shape.clone());
+        self.patch.map_or(Ok(stored.clone()), |patch| patch.apply(&stored))
     }
 
     /// The elements for packing: f32 and bf16 as they are, f16 widened.
     pub(crate) fn floats(&self) -> Result<Floats<'_>> {
+        if self.patch.is_some() {
+            return Ok(Floats::F32(Cow::Owned(self.to_f32_tensor()?.as_f32()?.to_vec())));
+        }
         Ok(match self.info.dtype {
             Dtype::F32 => Floats::F32(aligned(self.bytes)),
             Dtype::BF16 => Floats::BF16(aligned(self.bytes)),

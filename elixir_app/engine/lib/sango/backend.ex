@@ -21,6 +21,7 @@ defmodule Sango.Backend do
           max_unfinished: pos_integer,
           keep_jobs: non_neg_integer,
           max_attempts: pos_integer,
+          max_video_bytes: pos_integer,
           nice: 0..19
         }
   @type id :: String.t()
@@ -60,6 +61,9 @@ defmodule Sango.Backend do
 
   @doc "The file of a finished job: `path`, `content_type`, `bytes`, `sha256`."
   @callback result(handle, id) :: result(json)
+
+  @doc "The file of a video or picture that a job is about, counted from 0: as `result`."
+  @callback media(handle, id, index :: non_neg_integer) :: result(json)
 
   @callback read_result(handle, id) :: result({json, binary})
   @callback models(handle) :: result([json])

@@ -14,6 +14,7 @@ defmodule Sango.Config do
   | `:max_per_client` | `:infinity` | the same for one client |
   | `:keep_jobs` | `1_000` | ended jobs that are remembered, with their results |
   | `:max_attempts` | `3` | how often a job is begun when the cause of its failure may pass |
+  | `:max_video_bytes` | `1_073_741_824` | largest file that a question may be about |
   | `:nice` | `10` | scheduling niceness of the compute threads, 0 to 19, so that they give way to the VM's schedulers |
   | `:open_timeout` | `15_000` | ms to wait for the data folder while an engine that used it before is still closing |
   | `:backend` | `Sango.Native` | the module that does the work, see `Sango.Backend` |
@@ -31,6 +32,7 @@ defmodule Sango.Config do
             max_per_client: :infinity,
             keep_jobs: 1_000,
             max_attempts: 3,
+            max_video_bytes: 1_073_741_824,
             nice: 10,
             open_timeout: 15_000,
             backend: Sango.Native
@@ -45,6 +47,7 @@ defmodule Sango.Config do
           max_per_client: pos_integer | :infinity,
           keep_jobs: non_neg_integer,
           max_attempts: pos_integer,
+          max_video_bytes: pos_integer,
           nice: 0..19,
           open_timeout: non_neg_integer,
           backend: module
@@ -90,6 +93,7 @@ defmodule Sango.Config do
       :max_unfinished,
       :keep_jobs,
       :max_attempts,
+      :max_video_bytes,
       :nice
     ])
   end
@@ -101,6 +105,7 @@ defmodule Sango.Config do
   defp check({:max_per_client, n}), do: within(:max_per_client, n, 1, 1_000_000)
   defp check({:keep_jobs, n}), do: within(:keep_jobs, n, 0, 10_000_000)
   defp check({:max_attempts, n}), do: within(:max_attempts, n, 1, 1_000)
+  defp check({:max_video_bytes, n}), do: within(:max_video_bytes, n, 1, 1_099_511_627_776)
   defp check({:nice, n}), do: within(:nice, n, 0, 19)
   defp check({:open_timeout, n}), do: within(:open_timeout, n, 0, 3_600_000)
 

@@ -21,6 +21,7 @@ defmodule Sango.NativeTest do
     watch: 3,
     unsubscribe: 1,
     result: 2,
+    media: 3,
     read_result: 2,
     models: 1,
     load_model: 2,
@@ -137,7 +138,7 @@ defmodule Sango.NativeTest do
       1 ->
         Map.put(
           request,
-          one_of([:kind, :prompt, :model, :image, :mask, :priority, :idempotency_key]),
+          one_of([:kind, :prompt, :question, :model, :image, :mask, :media, :priority, :idempotency_key]),
           term(2)
         )
 

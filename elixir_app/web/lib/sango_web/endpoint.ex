@@ -49,9 +49,16 @@ defmodule SangoWeb.Endpoint do
   plug Plug.Session, @session
   plug SangoWeb.Router
 
-  @doc "The largest request body and socket message, in bytes: two 20 MiB images in base64 fit."
+  @doc """
+  The largest socket message, and request body as far as it is kept in memory, in bytes: two 20 MiB images in base64
+  fit.
+  """
   @spec max_body_bytes() :: pos_integer
   def max_body_bytes, do: Application.get_env(:web, :max_body_bytes, 56 * 1_048_576)
+
+  @doc "The largest size of the `media` of one form, which go to disk as they come."
+  @spec max_media_bytes() :: pos_integer
+  def max_media_bytes, do: Application.get_env(:web, :max_media_bytes, 1_073_741_824)
 
   # Before the sockets, which come before the plugs.
   @impl Plug

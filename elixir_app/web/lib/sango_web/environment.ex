@@ -17,6 +17,7 @@ defmodule SangoWeb.Environment do
   | `SANGO_MAX_UNFINISHED` | `256` | jobs that may wait or run; more are refused with `queue_full` |
   | `SANGO_MAX_PER_CLIENT` | no bound | the same for one client |
   | `SANGO_KEEP_JOBS` | `1000` | ended jobs that are remembered, with their results |
+  | `SANGO_MAX_VIDEO_BYTES` | `1073741824` | largest file that a question may be about, and all of those of one form |
 
   An empty variable counts as unset. Relative folders are relative to where the server is started.
   """
@@ -26,7 +27,8 @@ defmodule SangoWeb.Environment do
     workers: "SANGO_WORKERS",
     max_unfinished: "SANGO_MAX_UNFINISHED",
     max_per_client: "SANGO_MAX_PER_CLIENT",
-    keep_jobs: "SANGO_KEEP_JOBS"
+    keep_jobs: "SANGO_KEEP_JOBS",
+    max_video_bytes: "SANGO_MAX_VIDEO_BYTES"
   ]
 
   @doc """
@@ -45,7 +47,7 @@ defmodule SangoWeb.Environment do
     %{
       engine: engine(variables, env),
       endpoint: endpoint(variables, env),
-      web: [allowed_origins: origins(variables)]
+      web: [allowed_origins: origins(variables)] ++ media(variables)
     }
   end
 
@@ -56,6 +58,10 @@ defmodule SangoWeb.Environment do
       models_dir: Map.get(variables, "SANGO_MODELS", models_dir(env)),
       data_dir: Map.get(variables, "SANGO_DATA", ".sango")
     ] ++ numbers
+  end
+
+  defp media(variables) do
+    for bytes <- List.wrap(number(variables, "SANGO_MAX_VIDEO_BYTES")), do: {:max_media_bytes, bytes}
   end
 
   # A release is not inside the project.

@@ -61,6 +61,11 @@ defmodule SangoWeb.Metrics do
         {"_sum", :erlang.float_to_binary(stats["run_ms"] / 1000, decimals: 3)},
         {"_count", stats["run_count"]}
       ]),
+      metric("sango_tokens_total", "counter", "Tokens of answers.", stats["tokens"]),
+      metric("sango_first_token_seconds", "summary", "Time from the start of a run to its first token.", [
+        {"_sum", :erlang.float_to_binary(stats["first_token_ms"] / 1000, decimals: 3)},
+        {"_count", stats["first_token_count"]}
+      ]),
       metric("sango_subscriptions", "gauge", "Listeners to jobs in flight.", stats["feeds"]),
       metric("sango_sockets", "gauge", "Open sockets.", GenServer.call(__MODULE__, :sockets)),
       metric("sango_http_requests_total", "counter", "HTTP answers by status.", labelled("status", answers()))

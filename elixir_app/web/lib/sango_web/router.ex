@@ -19,6 +19,7 @@ defmodule SangoWeb.Router do
     delete "/jobs/:id", JobController, :delete
     get "/jobs/:id/events", EventController, :index
     get "/jobs/:id/result", ResultController, :show
+    get "/jobs/:id/media/:index", ResultController, :media
     get "/models", SystemController, :models
   end
 
@@ -40,6 +41,7 @@ defmodule SangoWeb.Router do
         {"/v1/jobs/:id", "GET, HEAD, DELETE"},
         {"/v1/jobs/:id/events", "GET, HEAD"},
         {"/v1/jobs/:id/result", "GET, HEAD"},
+        {"/v1/jobs/:id/media/:index", "GET, HEAD"},
         {"/v1/models", "GET, HEAD"},
         {"/healthz", "GET, HEAD"},
         {"/readyz", "GET, HEAD"},

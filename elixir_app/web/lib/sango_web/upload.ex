@@ -5,38 +5,47 @@ defmodule SangoWeb.Upload do
 
   alias SangoWeb.{Endpoint, Errors}
 
-  @parts ["job", "image", "mask"]
+  @parts ["job", "image", "mask", "media"]
+  # What one form may bring, as everywhere.
+  @max_media 16
+  @chunk 1_000_000
   # How long a client may take to send what is thrown away, in ms.
   @patience 10_000
 
   @doc """
-  Reads the body, at most `SangoWeb.Endpoint.max_body_bytes/0`, into a request for `Sango.submit/2`. The header
-  `Idempotency-Key` counts more than the field.
+  Reads the body into a request for `Sango.submit/2`: at most `SangoWeb.Endpoint.max_body_bytes/0` of it into memory,
+  and of a form's `media` at most `SangoWeb.Endpoint.max_media_bytes/0` into files that go with the calling process. The
+  header `Idempotency-Key` counts more than the field.
 
   The connection that comes back knows how far it has been read, also with an error: answering with the one given
   would wait for a body that has come already.
   """
   @spec read(Plug.Conn.t()) :: {:ok, term, Plug.Conn.t()} | {:error, Sango.Error.t(), Plug.Conn.t()}
   def read(conn) do
-    with :ok <- announced(conn),
-         {:ok, request, conn} <- read_as(content_type(conn), conn) do
+    type = content_type(conn)
+
+    with :ok <- announced(conn, most(type)),
+         {:ok, request, conn} <- read_as(type, conn) do
       {:ok, with_key(request, get_req_header(conn, "idempotency-key")), conn}
     else
-      {:too_large, conn} -> {:error, too_large(), discard(conn)}
+      {:too_large, conn} -> {:error, too_large(most(type)), discard(conn)}
       {:error, error, conn} -> {:error, error, conn}
     end
   end
 
   # Refused before it is kept, where the client says how much it will be.
-  defp announced(conn) do
+  defp announced(conn, most) do
     with [length] <- get_req_header(conn, "content-length"),
          {length, ""} <- Integer.parse(length),
-         true <- length > Endpoint.max_body_bytes() do
+         true <- length > most do
       {:too_large, conn}
     else
       _ -> :ok
     end
   end
+
+  defp most("multipart/form-data"), do: Endpoint.max_body_bytes() + Endpoint.max_media_bytes()
+  defp most(_other), do: Endpoint.max_body_bytes()
 
   defp content_type(conn) do
     conn
@@ -84,7 +93,7 @@ defmodule SangoWeb.Upload do
 
   # Plug raises where a form breaks off, and there is no other cause.
   defp read_form(conn) do
-    read_parts(conn, %{}, Endpoint.max_body_bytes())
+    read_parts(conn, %{"media" => []}, %{memory: Endpoint.max_body_bytes(), disk: Endpoint.max_media_bytes()})
   rescue
     error in [Bandit.TransportError, Bandit.HTTPError] -> reraise error, __STACKTRACE__
     error -> broken("not a form as multipart/form-data has it: #{Exception.message(error)}", conn)
@@ -100,13 +109,42 @@ defmodule SangoWeb.Upload do
 
   defp read_part({:error, error}, conn, _parts, _left), do: {:error, error, close(conn)}
 
+  defp read_part({:ok, "media"}, conn, parts, left) do
+    path = Plug.Upload.random_file!("sango")
+
+    case File.open!(path, [:write, :binary, :raw], &read_file(conn, &1, left.disk)) do
+      {:ok, conn, disk} ->
+        # An empty part is what a page sends for a file field that was left empty.
+        media = if disk < left.disk, do: [path | parts["media"]], else: parts["media"]
+        read_parts(conn, %{parts | "media" => media}, %{left | disk: disk})
+
+      {:too_large, conn} ->
+        {:too_large, conn}
+
+      {:full, conn} ->
+        {:error, Errors.new("storage_full", "no room left for the uploaded file: free some disk space"), close(conn)}
+    end
+  end
+
   defp read_part({:ok, name}, conn, parts, left) do
-    case read_part_body(conn, length: left) do
-      {:ok, body, conn} when byte_size(body) <= left ->
-        read_parts(conn, Map.put(parts, name, body), left - byte_size(body))
+    case read_part_body(conn, length: left.memory) do
+      {:ok, body, conn} when byte_size(body) <= left.memory ->
+        read_parts(conn, Map.put(parts, name, body), %{left | memory: left.memory - byte_size(body)})
 
       {_, _, conn} ->
         {:too_large, conn}
+    end
+  end
+
+  defp read_file(conn, file, left) do
+    {more, body, conn} = read_part_body(conn, length: @chunk)
+    left = left - byte_size(body)
+
+    cond do
+      left < 0 -> {:too_large, conn}
+      :file.write(file, body) != :ok -> {:full, conn}
+      more == :more -> read_file(conn, file, left)
+      more == :ok -> {:ok, conn, left}
     end
   end
 
@@ -123,7 +161,13 @@ defmodule SangoWeb.Upload do
 
     cond do
       name not in @parts ->
-        invalid("unknown part `#{name}`: the parts are `job` (the JSON), `image` and `mask`")
+        invalid("unknown part `#{name}`: the parts are `job` (the JSON), `image`, `mask` and `media`")
+
+      name == "media" and length(parts["media"]) == @max_media ->
+        invalid("more than #{@max_media} parts are named `media`")
+
+      name == "media" ->
+        {:ok, name}
 
       is_map_key(parts, name) ->
         invalid("two parts are named `#{name}`")
@@ -144,7 +188,7 @@ defmodule SangoWeb.Upload do
 
   defp from_parts(parts) do
     with {:ok, job} <- job(parts) do
-      {:ok, job |> with_file("image", parts) |> with_file("mask", parts)}
+      {:ok, job |> with_file("image", parts) |> with_file("mask", parts) |> with_media(parts)}
     end
   end
 
@@ -162,6 +206,14 @@ defmodule SangoWeb.Upload do
       %{^name => bytes} when bytes != "" -> Map.put(job, name, {:bytes, bytes})
       _ -> job
     end
+  end
+
+  defp with_media(job, %{"media" => []}), do: job
+
+  # After those that the JSON names.
+  defp with_media(job, %{"media" => paths}) do
+    media = for path <- Enum.reverse(paths), do: {:file, path}
+    Map.put(job, "media", List.wrap(job["media"]) ++ media)
   end
 
   defp with_key(request, [key | _]) when is_map(request), do: Map.put(request, "idempotency_key", key)
@@ -183,9 +235,7 @@ defmodule SangoWeb.Upload do
     end
   end
 
-  defp too_large do
-    Errors.new("too_large", "the body is over #{Endpoint.max_body_bytes()} bytes: send smaller images")
-  end
+  defp too_large(most), do: Errors.new("too_large", "the body is over #{most} bytes: send smaller files")
 
   defp invalid(message), do: {:error, Errors.new("invalid_request", message)}
 end

@@ -24,8 +24,6 @@ const VECTORS: usize = BLOCK / LANES;
 const LANES: usize = 16;
 /// Queries that one task works on at most.
 const CHUNK: usize = 256;
-/// Fewer queries than this would mostly multiply padding.
-pub(super) const MIN_QUERIES: usize = 16;
 /// Bytes from one query's weights to the next one's. Not 256: that would put the rows of a tile into a quarter of the L1
 /// cache's sets.
 const WEIGHTS_STRIDE: usize = BLOCK * 2 + 64;

@@ -3,6 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod blocked;
+mod few;
 mod scalar;
 mod transpose;
 
@@ -15,6 +16,9 @@ use crate::{Isa, KernelError};
 
 /// The largest head size.
 pub const MAX_HEAD_DIM: usize = 256;
+
+/// Fewer queries than this are attended to one by one: tiles of them would mostly hold padding.
+const FEW_QUERIES: usize = 16;
 
 /// Distances in elements between batches, heads and positions; the elements of a head lie side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +111,7 @@ pub fn attention(
     unsafe {
         match Isa::active() {
             Isa::Scalar => scalar::run(&call),
+            isa if shape.q_len < FEW_QUERIES => few::run(&call, isa)?,
             isa => blocked::run(&call, isa)?,
         }
     }
@@ -135,9 +140,16 @@ pub fn attention_bf16(
     if check(q, k, v, shape, &mask, out)? == 0 {
         return Ok(());
     }
+    let call = Call { q, k, v, shape: *shape, scale, mask, out: Shared::new(out.as_mut_ptr()) };
+    let isa = Isa::active();
+    // Tiles pay from fewer queries on than vectors do.
+    let few = if isa == Isa::Amx { FEW_QUERIES / 2 } else { FEW_QUERIES };
+    if shape.q_len < few && isa != Isa::Scalar {
+        // SAFETY: every slice reaches far enough, and the instruction set is there.
+        return unsafe { few::run(&call, isa) };
+    }
     #[cfg(target_arch = "x86_64")]
-    if attends_in_bf16() && shape.q_len >= amx::MIN_QUERIES {
-        let call = Call { q, k, v, shape: *shape, scale, mask, out: Shared::new(out.as_mut_ptr()) };
+    if attends_in_bf16() {
         // SAFETY: every slice reaches far enough, and the machine has AMX.
         return unsafe { amx::run(&call) };
     }

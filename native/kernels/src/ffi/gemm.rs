@@ -60,7 +60,7 @@ unsafe fn pack<T: Number + Element>(
     let layout = Layout { n_stride: stride, tap_stride: 0, channel_stride: 1 };
     // SAFETY: the caller vouches for n rows of k values.
     unsafe {
-        let packed = PackedWeights::pack(w, layout, n, 1, k, precision(wanted)?, gated)?;
+        let packed = PackedWeights::pack(w, layout, (n, 1, k), precision(wanted)?, gated)?;
         weights.write(Box::into_raw(Box::new(packed)));
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 
 use super::PANEL;
 use super::driver::Tile;
+use crate::simd::prefetch;
 
 /// Rows of a full tile.
 pub(crate) const ROWS: usize = 8;
@@ -153,8 +154,8 @@ unsafe fn multiply<S: Step, const LIVE: usize, const VECTORS: usize>(tile: &Tile
             let panel = tile.panel.add(tap * tile.tap_bytes + first * 128);
             for step in 0..steps {
                 if LIVE <= FEW {
-                    _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(step * 128 + AHEAD).cast());
-                    _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(step * 128 + AHEAD + 64).cast());
+                    prefetch(panel.wrapping_add(step * 128 + AHEAD));
+                    prefetch(panel.wrapping_add(step * 128 + AHEAD + 64));
                 }
                 let b: [S::B; VECTORS] = std::array::from_fn(|vector| S::weights(panel.add(step * 128), vector));
                 for row in 0..LIVE {

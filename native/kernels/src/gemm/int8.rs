@@ -4,17 +4,15 @@
 //! bf16 by the kernel of the instruction set. For a few rows, where only the weights' bandwidth counts, they are instead
 //! widened to f32 on their way into the registers.
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
 use crate::Isa;
 use crate::simd::{self, Simd};
 
 use super::driver::{FEW_ROWS, Kernel, Tile};
 use super::{PANEL, PackedWeights, RowFormat, scalar};
 
-/// How far ahead weights are brought into the cache, in bytes.
-const AHEAD: usize = 2048;
+/// How far ahead weights are brought into the L1 and the L2 cache, in bytes: widening keeps the window in which the CPU
+/// could look ahead itself busy.
+const AHEAD: [usize; 2] = [1 << 10, 32 << 10];
 
 /// The kernel that reads int8 panels, for a few rows.
 pub(super) fn kernel(isa: Isa, m: usize) -> Option<Kernel> {
@@ -110,7 +108,8 @@ unsafe fn multiply<S: Simd, const LIVE: usize>(tile: &Tile<'_>) {
                 let panel = tile.panel.add(tap * tile.tap_bytes + first * PANEL);
                 for channel in (0..channels).step_by(CHAINS) {
                     let panel = panel.add(channel * PANEL);
-                    _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD).cast());
+                    simd::prefetch(panel.wrapping_add(AHEAD[0]));
+                    simd::prefetch_l2(panel.wrapping_add(AHEAD[1]));
                     for chain in 0..CHAINS {
                         let weights = panel.add(chain * PANEL + pass).cast::<i8>();
                         let weights = [S::load_i8(weights), S::load_i8(weights.add(S::LANES))];
@@ -124,9 +123,8 @@ unsafe fn multiply<S: Simd, const LIVE: usize>(tile: &Tile<'_>) {
                 }
             }
             for (row, sums) in sums.iter().enumerate() {
-                for v in 0..2 {
-                    let sum = S::add(sums[0][v], sums[1][v]);
-                    S::store(tile.sums.add(row * PANEL + pass + v * S::LANES), sum);
+                for (v, (&even, &odd)) in sums[0].iter().zip(&sums[1]).enumerate() {
+                    S::store(tile.sums.add(row * PANEL + pass + v * S::LANES), S::add(even, odd));
                 }
             }
         }

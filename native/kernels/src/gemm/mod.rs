@@ -14,6 +14,7 @@ pub(crate) mod rows;
 mod scalar;
 
 use crate::error::{elements, expect_len};
+use crate::memory::AlignedBytes;
 use crate::{Activation, KernelError};
 
 pub(crate) use driver::Output;
@@ -87,7 +88,9 @@ pub fn matmul(
         BLayout::NK => Layout { n_stride: k, tap_stride: 0, channel_stride: 1 },
     };
     // SAFETY: the slice holds n · k elements, laid out so.
-    let packed = unsafe { PackedWeights::pack(b.as_ptr(), layout, n, 1, k, Precision::F32, false)? };
+    let packed = unsafe {
+        PackedWeights::pack_into(AlignedBytes::zeroed, b.as_ptr(), layout, (n, 1, k), Precision::F32, false)?
+    };
     gemm(a, m, &packed, &Epilogue::default(), out)
 }
 

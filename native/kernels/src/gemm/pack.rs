@@ -132,7 +132,7 @@ impl PackedWeights {
         expect_len("w", w.len(), &[n, k])?;
         let layout = Layout { n_stride: k, tap_stride: 0, channel_stride: 1 };
         // SAFETY: the slice holds n rows of k elements.
-        unsafe { Self::pack(w.as_ptr(), layout, n, 1, k, precision, gated) }
+        unsafe { Self::pack(w.as_ptr(), layout, (n, 1, k), precision, gated) }
     }
 
     /// Packs `n · taps · channels` elements found through `layout`.
@@ -142,9 +142,23 @@ impl PackedWeights {
     pub(crate) unsafe fn pack<T: Element>(
         w: *const T,
         layout: Layout,
-        n: usize,
-        taps: usize,
-        channels: usize,
+        sizes: (usize, usize, usize),
+        precision: Precision,
+        gated: bool,
+    ) -> Result<Self, KernelError> {
+        // SAFETY: passed on from the caller.
+        unsafe { Self::pack_into(AlignedBytes::zeroed_to_stay, w, layout, sizes, precision, gated) }
+    }
+
+    /// [`Self::pack`] into memory from `allocate`.
+    ///
+    /// # Safety
+    /// As [`Self::pack`].
+    pub(crate) unsafe fn pack_into<T: Element>(
+        allocate: fn(usize) -> Result<AlignedBytes, KernelError>,
+        w: *const T,
+        layout: Layout,
+        (n, taps, channels): (usize, usize, usize),
         precision: Precision,
         gated: bool,
     ) -> Result<Self, KernelError> {
@@ -155,9 +169,9 @@ impl PackedWeights {
         elements("w", &[n.saturating_add(2 * PANEL), taps, channels.saturating_add(PANEL)])?;
         let nothing = || AlignedBytes::zeroed(0);
         let mut packed = Self { n, taps, channels, precision, gated, data: nothing()?, scales: nothing()? };
-        packed.data = AlignedBytes::zeroed(packed.panels() * packed.panel_bytes())?;
+        packed.data = allocate(packed.panels() * packed.panel_bytes())?;
         if precision == Precision::Int8 {
-            packed.scales = AlignedBytes::zeroed(packed.panels() * PANEL * size_of::<f32>())?;
+            packed.scales = allocate(packed.panels() * PANEL * size_of::<f32>())?;
         }
         let (src, dst) = (Shared::new(w.cast_mut()), Shared::new(packed.data.as_mut_ptr::<u8>()));
         let scales = Shared::new(packed.scales.as_mut_ptr::<f32>());
@@ -211,13 +225,13 @@ impl PackedWeights {
         for tap in 0..self.taps {
             for first in (0..self.channels).step_by(BLOCK) {
                 let channels = first..(first + BLOCK).min(self.channels);
-                for column in 0..PANEL {
+                for (column, &factor) in factors.iter().enumerate() {
                     let Some(row) = self.source_row(panel, column) else { continue };
                     // SAFETY: row, tap and channels exist in the source; the destination index stays in the panel.
                     unsafe {
                         let src = w.add(row * layout.n_stride + tap * layout.tap_stride);
                         let dst = dst.add(tap * self.tap_bytes());
-                        self.pack_column(src, layout.channel_stride, channels.clone(), column, factors[column], dst);
+                        self.pack_column(src, layout.channel_stride, channels.clone(), column, factor, dst);
                     }
                 }
             }

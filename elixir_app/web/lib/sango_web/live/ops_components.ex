@@ -83,7 +83,7 @@ defmodule SangoWeb.OpsComponents do
           <thead>
             <tr>
               <th class="number">#</th>
-              <th>Prompt</th>
+              <th>Prompt or question</th>
               <th class="minor">Client</th>
               <th class="number minor">Priority</th>
               <th class="minor">Handed in</th>
@@ -124,9 +124,7 @@ defmodule SangoWeb.OpsComponents do
             <strong>{model["name"]}</strong>
             <span :if={model["default"]} class="tag">default</span>
             <p class="hint">
-              {model["kind"]} · {model["width"]} × {model["height"]} · {model["steps"]} steps · {bytes(
-                model["bytes"]
-              )} on disk
+              {model["kind"]} · {makes(model)} · {bytes(model["bytes"])} on disk
             </p>
           </div>
           <p class="state" data-state={if model["loaded"], do: "finished", else: "idle"}>
@@ -154,13 +152,13 @@ defmodule SangoWeb.OpsComponents do
     ~H"""
     <section class="card wide" id="jobs">
       <h2>Recent jobs</h2>
-      <p :if={@jobs == []} class="hint">None yet: draw something in the <a href="/">studio</a>.</p>
+      <p :if={@jobs == []} class="hint">None yet: draw or ask something in the <a href="/">studio</a>.</p>
       <div :if={@jobs != []} class="scroll">
         <table>
           <thead>
             <tr>
               <th><span class="sr-only">Picture</span></th>
-              <th>Prompt</th>
+              <th>Prompt or question</th>
               <th>State</th>
               <th class="minor">Model</th>
               <th class="number minor">Took</th>
@@ -226,11 +224,22 @@ defmodule SangoWeb.OpsComponents do
     """
   end
 
+  # What a job is asked for, in the words of whoever asked.
+  defp words(%{"request" => %{"question" => question}}), do: question
+  defp words(%{"request" => request}), do: request["prompt"]
+
+  defp drawn?(job), do: job["state"] == "finished" and job["kind"] == "image"
+
+  defp makes(%{"understand" => %{"frames" => frames, "max_tokens" => tokens}}),
+    do: "answers, #{frames} frames, #{tokens} tokens"
+
+  defp makes(model), do: "#{model["width"]} × #{model["height"]} · #{model["steps"]} steps"
+
   attr :job, :map, required: true
 
   defp prompt(assigns) do
     ~H"""
-    <a :if={@job["id"]} href={"/#job=" <> @job["id"]}>{@job["request"]["prompt"]}</a>
+    <a :if={@job["id"]} href={"/#job=" <> @job["id"]}>{words(@job)}</a>
     """
   end
 
@@ -238,10 +247,10 @@ defmodule SangoWeb.OpsComponents do
 
   defp picture(assigns) do
     ~H"""
-    <a :if={@job["state"] == "finished"} href={@job["result"]["url"]}>
-      <img src={@job["result"]["url"]} alt={@job["request"]["prompt"]} width="40" height="40" loading="lazy" />
+    <a :if={drawn?(@job)} href={@job["result"]["url"]}>
+      <img src={@job["result"]["url"]} alt={words(@job)} width="40" height="40" loading="lazy" />
     </a>
-    <span :if={@job["state"] != "finished"} class="blank"></span>
+    <span :if={not drawn?(@job)} class="blank"></span>
     """
   end
 
