@@ -358,7 +358,9 @@ fn absurd_tables_end_in_time() {
     let whole = fs::read(folder.sample("small.mov", 30, &["-c:v", "mjpeg", "-movflags", "+faststart"])).unwrap();
     let at = |name: &[u8]| whole.windows(4).position(|found| found == name).unwrap() + 4;
     let absurd = 0x7fff_ffff_u32.to_be_bytes();
-    let cases: [(&str, Vec<(usize, [u8; 4])>); 6] = [
+    /// Where, and what is put there.
+    type Change = (usize, [u8; 4]);
+    let cases: [(&str, Vec<Change>); 6] = [
         ("samples of one size", vec![(at(b"stsz") + 4, 1_u32.to_be_bytes()), (at(b"stsz") + 8, absurd)]),
         (
             "both counts",
