@@ -150,6 +150,34 @@ pub struct ParityArgs {
 pub enum BenchCommand {
     /// Text-to-image, from prompt ids to PNG bytes.
     Image(BenchImageArgs),
+    /// A question about frames, from pixels and ids to the tokens of the answer, and a second one about the same frames.
+    Understand(BenchUnderstandArgs),
+}
+
+/// `sango bench understand`.
+#[derive(Debug, Args)]
+pub struct BenchUnderstandArgs {
+    /// The model folder; random weights are as good as real ones, and no tokenizer is needed.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Frames that are looked at.
+    #[arg(long, default_value_t = 8)]
+    pub frames: usize,
+    /// Tokens of text in the prompt, beside those of the frames. A quarter of them is the question.
+    #[arg(long, default_value_t = 100)]
+    pub prompt_tokens: usize,
+    /// Tokens of the answer.
+    #[arg(long, default_value_t = 64)]
+    pub new_tokens: usize,
+    /// How weights are kept and multiplied.
+    #[arg(long, value_enum, default_value_t = WeightDtype::Bf16)]
+    pub dtype: WeightDtype,
+    /// Answers measured; each figure is the median over them.
+    #[arg(long, default_value_t = 3)]
+    pub runs: usize,
+    /// Seed of the random ids and pixels.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
 }
 
 /// `sango bench image`.
@@ -199,6 +227,37 @@ impl From<Dtype> for sango_tensor::DType {
         match dtype {
             Dtype::F32 => Self::F32,
             Dtype::Bf16 => Self::BF16,
+        }
+    }
+}
+
+/// Numeric type of the weights of a model with a decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightDtype {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16: half the memory, about twice the speed.
+    Bf16,
+    /// bfloat16 with the decoder's matrices in 8-bit integers: quicker once the answer has begun.
+    Int8,
+}
+
+impl WeightDtype {
+    /// The name as printed in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+impl From<WeightDtype> for sango_tensor::DType {
+    fn from(dtype: WeightDtype) -> Self {
+        match dtype {
+            WeightDtype::F32 => Self::F32,
+            WeightDtype::Bf16 | WeightDtype::Int8 => Self::BF16,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `sango bench`: where the time goes, from random inputs, on any folder of weights.
 
+pub mod understand;
+
 use crate::args::BenchImageArgs;
 use crate::{pixels, report};
 use sango_models::LoadOptions;
