@@ -2,11 +2,12 @@ import { defineConfig, type Plugin } from "vite";
 
 /**
  * The policy that the built page asks the browser to enforce, whichever server sends it.
- * `data:` pictures are the previews of a job's events; `blob:` is the picture that the user picked.
+ * `data:` pictures are the previews of a job's events; `blob:` is the picture or video that the user picked.
  */
 const POLICY = [
   "default-src 'self'",
   "img-src 'self' data: blob:",
+  "media-src 'self' blob:",
   "object-src 'none'",
   "base-uri 'none'",
   "form-action 'none'",

@@ -84,7 +84,6 @@ const JOBS = {
     "a negative prompt of 2,001 characters": image({ negative_prompt: "x".repeat(2_001) }),
   },
   unsupported_kind: {
-    "understand": { kind: "understand", media: "x", question: "y" },
     "video": { kind: "video", prompt: PROMPT, options: { frames: 9 } },
     "pipeline": { kind: "pipeline" },
   },

@@ -14,14 +14,14 @@ import { Sango, until } from "../support/sango.mjs";
 import { PROTOCOL } from "./support/errors.mjs";
 import { assertJob } from "./support/fields.mjs";
 import { Line } from "./support/line.mjs";
-import { slow, submit } from "./support/work.mjs";
+import { CLIP, slow, submit } from "./support/work.mjs";
 
 /** The blocks of code below "Examples", by language. */
 const examples = (language) => {
   const section = PROTOCOL.slice(PROTOCOL.indexOf("\n## Examples\n"));
   return [...section.matchAll(/```(\w+)\n(.*?)```/gs)].filter(([, l]) => l === language).map(([, , code]) => code);
 };
-const [DRAW, REPAINT, OTHERS] = examples("sh");
+const [DRAW, REPAINT, ASK, OTHERS] = examples("sh");
 const [FRAMES] = examples("json").slice(-1);
 const [PROGRAM] = examples("js");
 
@@ -67,6 +67,14 @@ test("start from a picture, draw half of it anew", { skip }, async () => {
   await writeFile(path.join(folder, "left-half.png"), writePng(64, 64, (x) => Array(3).fill(x < 32 ? 255 : 0)));
   const { request } = assertJob(JSON.parse(await shell(REPAINT)));
   assert.deepEqual([request.image.width, request.mask.width, request.options.strength], [64, 64, 1]);
+});
+
+test("ask about a video, and read the answer as it is made", { skip }, async () => {
+  await writeFile(path.join(folder, "clip.mp4"), CLIP);
+  const said = await shell(ASK);
+  const { result } = assertJob((await sango.api("v1/jobs?limit=1")).jobs[0]);
+  // As it was told, and once more as it is kept.
+  assert.equal(said, `${result.text}${result.text}\n`);
 });
 
 test("cancel, list what failed, see the models", { skip }, async () => {

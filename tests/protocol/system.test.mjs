@@ -9,29 +9,34 @@ import { Line } from "./support/line.mjs";
 import { metrics } from "./support/metrics.mjs";
 import { Api } from "./support/openapi.mjs";
 import { events } from "./support/sse.mjs";
-import { draw, image, slow, submit } from "./support/work.mjs";
+import { asks, draw, image, slow, submit } from "./support/work.mjs";
 
 const UNKNOWN = "0199b2c4-5c1e-7f3a-9a55-0c8f7f1d2e3b";
 
 let sango;
 let api;
 let job;
+/** A question that was answered. */
+let answered;
 
 before(async () => {
   sango = await Sango.start();
   api = new Api((await ask(sango, "GET /openapi.json")).json);
   job = await draw(sango, image());
+  answered = await sango.wait((await asks(sango)).id, "finished");
 });
 
 after(() => sango?.stop());
 
-test("the models are listed, one of them the default", async () => {
+test("the models are listed, one of them the default for each task", async () => {
   const { models } = await sango.api("v1/models");
   models.forEach(assertModel);
-  const defaults = models.filter((model) => model.default);
-  assert.equal(defaults.length, 1);
-  assert.equal(defaults[0].loaded, true, "it has drawn");
-  assert.equal(job.model, defaults[0].name);
+  for (const [task, done] of [["image", job], ["understand", answered]]) {
+    const defaults = models.filter((model) => model.default && model.tasks.includes(task));
+    assert.equal(defaults.length, 1, task);
+    assert.equal(defaults[0].loaded, true, "it has worked");
+    assert.equal(done.model, defaults[0].name);
+  }
 });
 
 test("healthy and ready", async () => {
@@ -85,6 +90,7 @@ test("the description names these endpoints", () => {
     "GET /v1/jobs",
     "GET /v1/jobs/{id}",
     "GET /v1/jobs/{id}/events",
+    "GET /v1/jobs/{id}/media/{index}",
     "GET /v1/jobs/{id}/result",
     "GET /v1/models",
     "POST /v1/jobs",
@@ -95,12 +101,14 @@ test("every endpoint answers as it is described", async () => {
   for (const endpoint of api.endpoints) {
     const { method, path } = endpoint;
     const json = method === "POST" ? image() : undefined;
-    const good = await ask(sango, `${method} ${path.replace("{id}", job.id)}`, { json });
+    const about = path.includes("{index}") ? answered.id : job.id;
+    const at = (id) => path.replace("{id}", id).replace("{index}", "0");
+    const good = await ask(sango, `${method} ${at(about)}`, { json });
     assert.ok(good.status < 300, `${method} ${path}: ${good.status}`);
     api.assertDescribed(endpoint, good);
     // A page of another site may not write, a job may be unknown.
     const headers = method === "POST" ? { origin: "https://evil.example" } : {};
-    const bad = await ask(sango, `${method} ${path.replace("{id}", UNKNOWN)}`, { json, headers });
+    const bad = await ask(sango, `${method} ${at(UNKNOWN)}`, { json, headers });
     if (path.includes("{id}") || method === "POST") assert.ok(bad.status >= 400);
     api.assertDescribed(endpoint, bad);
   }
@@ -111,6 +119,8 @@ test("requests and answers that were refused are as they are described", async (
   for (const [json, status] of [
     [image(), 202],
     [job.request, 200],
+    [answered.request, 200],
+    [{ kind: "understand", question: "x" }, 422],
     [{}, 400],
     [{ kind: "image", prompt: "x", model: "none" }, 404],
     [{ kind: "image", prompt: "x".repeat(3_000) }, 413],
@@ -129,7 +139,7 @@ test("requests and answers that were refused are as they are described", async (
 });
 
 test("events are as they are described", async () => {
-  const told = await events(sango, job.id);
+  const told = [...(await events(sango, job.id)), ...(await events(sango, answered.id))];
   for (const event of told) api.assertSchema({ $ref: "#/components/schemas/Event" }, event, event.event);
 });
 

@@ -105,10 +105,10 @@ export class App {
     this.#sending?.abort();
   }
 
-  /** Asks something else about what the shown job is about. */
-  async askOn(question: string): Promise<boolean> {
+  /** Asks something else about what the shown job is about; `remember`: with what was said before. */
+  async askOn(question: string, remember: boolean): Promise<boolean> {
     const { run } = this.#store.state;
-    const request = run && followUp(run.job, run.answer, question, idempotencyKey());
+    const request = run && followUp(run.job, run.answer, question, remember, idempotencyKey());
     if (!request) return false;
     this.#store.set({ submitting: true, problem: null });
     try {

@@ -29,6 +29,44 @@ export function questionOf(draft: Question, seed: number, key: string): Understa
   };
 }
 
+/** A question and its answer, as far as there is one. */
+export interface Exchange {
+  question: string;
+  answer: string | null;
+  /** The job that tells more about it, where that is known. */
+  job: string | null;
+}
+
+/** How many earlier exchanges are shown. */
+const REMEMBERED = 8;
+
+/** What was asked and answered about a job's media, the job's own question last. */
+export function exchanges(job: Job, answer: string | null, jobs: readonly Job[]): Exchange[] {
+  const own = { question: job.request.prompt, answer, job: job.id };
+  const { asked } = job.request;
+  if (!asked) return [own];
+  const turns = asked.messages.filter(({ role }) => role !== "system");
+  if (turns.length > 0) {
+    const earlier: Exchange[] = [];
+    for (let n = 0; n + 1 < turns.length; n += 2) {
+      earlier.push({ question: turns[n]?.content ?? "", answer: turns[n + 1]?.content ?? "", job: null });
+    }
+    return [...earlier, own];
+  }
+  // Questions that stand by themselves, about the same files.
+  const files = filesOf(asked);
+  const earlier = jobs
+    .filter((other) => other.created_at < job.created_at && other.id !== job.id && other.result?.text != null)
+    .filter((other) => other.request.asked && filesOf(other.request.asked) === files)
+    .toSorted((a, b) => a.created_at - b.created_at)
+    .map((other) => ({ question: other.request.prompt, answer: other.result?.text ?? null, job: other.id }));
+  return [...earlier.slice(-REMEMBERED), own];
+}
+
+function filesOf({ media }: Asked): string {
+  return media.map(({ sha256 }) => sha256).join();
+}
+
 /** Everything that was said with a job: its earlier turns, its question and its answer, as far as there is one. */
 export function conversation(asked: Asked, question: string, answer: string | null): Turn[] {
   const turns: Turn[] = [...asked.messages];
@@ -41,12 +79,21 @@ export function conversation(asked: Asked, question: string, answer: string | nu
 /** How many earlier turns are sent along: the newest ones, in whole pairs. The server takes 64. */
 const MEMORY = 16;
 
-/** The next question about the same media, in the same conversation. */
-export function followUp(job: Job, answer: string | null, question: string, key: string): UnderstandRequest | null {
+/**
+ * The next question about the same media: by itself, or as the next turn of the conversation (`remember`). The server
+ * has seen the media, so either way only the new words are read.
+ */
+export function followUp(
+  job: Job,
+  answer: string | null,
+  question: string,
+  remember: boolean,
+  key: string,
+): UnderstandRequest | null {
   const { asked, prompt } = job.request;
   if (!asked) return null;
   const system = asked.messages.filter(({ role }) => role === "system");
-  const spoken = conversation(asked, prompt, answer).filter(({ role }) => role !== "system");
+  const spoken = remember ? conversation(asked, prompt, answer).filter(({ role }) => role !== "system") : [];
   return {
     kind: "understand",
     model: job.model,

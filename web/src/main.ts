@@ -1,14 +1,17 @@
 /** Puts the parts of the page together: state below, looks above, and the address bar beside them. */
 
 import { App } from "./app";
-import type { JobRequest } from "./protocol/types";
-import { baseOf, hashOfJob, jobInHash } from "./protocol/urls";
-import { Store, type Line } from "./store";
+import type { Job, JobRequest, UnderstandRequest } from "./protocol/types";
+import { baseOf, hashOfJob, jobInHash, modeInHash } from "./protocol/urls";
+import { Store, type Chosen, type Line, type Mode } from "./store";
+import { Asker } from "./ui/asker";
 import { Composer } from "./ui/composer";
 import { byId, prefersStillness, setText } from "./ui/dom";
 import { History } from "./ui/history";
+import { Scene } from "./ui/scene";
 import { Stage } from "./ui/stage";
 import { startTheme } from "./ui/theme";
+import { announcement } from "./words";
 
 const LINES: Record<Line, string> = { connecting: "Connecting", open: "Connected", lost: "Reconnecting" };
 
@@ -34,6 +37,18 @@ const stage = new Stage(base, {
   continueFrom: (url) => void continueFrom(url),
 });
 
+const asker = new Asker(base, {
+  ask: (request, chosen) => void ask(request, chosen),
+  choose,
+  stopSending: () => app.stopSending(),
+  problem: (problem) => store.set({ problem }),
+});
+
+const scene = new Scene(base, {
+  stop: () => void app.cancelShown(),
+  askOn: (question, remember) => app.askOn(question, remember),
+});
+
 const history = new History(base, () => void app.loadOlder());
 
 async function submit(request: JobRequest): Promise<void> {
@@ -42,6 +57,23 @@ async function submit(request: JobRequest): Promise<void> {
   const easel = byId("easel", HTMLElement).getBoundingClientRect();
   if (easel.top >= 0 && easel.bottom <= innerHeight) return;
   byId("stage", HTMLElement).scrollIntoView({ behavior: prefersStillness() ? "auto" : "smooth" });
+}
+
+async function ask(request: UnderstandRequest, chosen: readonly Chosen[]): Promise<void> {
+  if (!(await app.ask(request, chosen))) return;
+  const talk = byId("talk", HTMLElement).getBoundingClientRect();
+  if (talk.top >= 0 && talk.bottom <= innerHeight) return;
+  byId("scene", HTMLElement).scrollIntoView({ behavior: prefersStillness() ? "auto" : "smooth" });
+}
+
+/** What was chosen is shown at once, in the place of what an earlier question was about. */
+function choose(chosen: readonly Chosen[]): void {
+  if (store.state.run !== null && chosen.length > 0) {
+    window.history.pushState(null, "", "#understand");
+    named = null;
+    app.open(null);
+  }
+  store.set({ chosen });
 }
 
 async function continueFrom(url: string): Promise<void> {
@@ -56,30 +88,54 @@ async function continueFrom(url: string): Promise<void> {
 }
 
 store.listen((state) => {
+  showMode(state.mode);
   composer.render(state);
   stage.render(state);
+  asker.render(state);
+  scene.render(state);
+  setText(byId("announcer", HTMLElement), state.run ? announcement(state.run) : "");
   history.render(state);
   const line = byId("line", HTMLElement);
   line.dataset["line"] = state.line;
   setText(line, LINES[state.line]);
 });
 
+/** Shows the part of the page that a mode is about. */
+function showMode(mode: Mode): void {
+  for (const part of document.querySelectorAll<HTMLElement>("[data-mode]")) part.hidden = part.dataset["mode"] !== mode;
+  for (const name of ["draw", "understand"] as const) {
+    const link = byId(`mode-${name}`, HTMLAnchorElement);
+    if (name === mode) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+const modeOf = (job: Job): Mode => (job.request.asked ? "understand" : "draw");
+
 /** The address bar names the job on the stage, so that a reload, a bookmark and the back button find it again. */
 let named: string | null = null;
-store.listen(({ run }) => {
+store.listen(({ run, mode }) => {
   const id = run?.job.id ?? null;
-  if (id === null || id === named) return;
+  if (!run || id === null) return;
+  if (modeOf(run.job) !== mode) store.set({ mode: modeOf(run.job) });
+  // Whoever comes back to a mode finds what was there.
+  byId(`mode-${modeOf(run.job)}`, HTMLAnchorElement).href = hashOfJob(id);
+  if (id === named) return;
   named = id;
   if (jobInHash(location.hash) !== id) window.history.pushState(null, "", hashOfJob(id));
 });
 
 function openNamed(): void {
   const id = jobInHash(location.hash);
+  const mode = modeInHash(location.hash);
   // An anchor within the page, such as the skip link's, says nothing about the stage.
-  if (id === null && location.hash !== "") return;
+  if (id === null && mode === null) return;
   named = id;
+  if (mode !== null) store.set({ mode });
   app.open(named);
-  if (named === null) composer.focus();
+  if (named !== null) return;
+  if (mode === "understand") asker.focus();
+  else composer.focus();
 }
 window.addEventListener("hashchange", openNamed);
 window.addEventListener("popstate", openNamed);

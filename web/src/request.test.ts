@@ -45,7 +45,7 @@ test("a re-roll changes the seed and the key, and nothing else", () => {
 });
 
 test("a job of the history can be sent again, unless it started from a picture", () => {
-  const view = { prompt: "p", options: { steps: 12, seed: 7, strength: 0.5 }, image: false, mask: false };
+  const view = { prompt: "p", options: { steps: 12, seed: 7, strength: 0.5 }, image: false, mask: false, asked: null };
   expect(requestFrom(view, "shapes", "k")).toEqual({
     kind: "image",
     model: "shapes",
@@ -54,6 +54,7 @@ test("a job of the history can be sent again, unless it started from a picture",
     idempotency_key: "k",
   });
   expect(requestFrom({ ...view, image: true }, "shapes", "k")).toBeNull();
+  expect(requestFrom({ ...view, asked: { messages: [], media: [], options: {} } }, "shapes", "k")).toBeNull();
 });
 
 test("seeds and keys differ, and seeds fit 32 bits", () => {

@@ -4,7 +4,7 @@ import { framesOf, isComplete, openRun, totalSteps, withEvent, withJob, type Run
 import { job } from "./testing";
 
 const NOW = 1000;
-const RESULT = { url: "/v1/jobs/x/result", content_type: "image/png", bytes: 9, cached: false };
+const RESULT = { url: "/v1/jobs/x/result", content_type: "image/png", bytes: 9, cached: false, text: null };
 
 /** What a job of three steps sends. */
 const EVENTS: readonly JobEvent[] = [
@@ -98,4 +98,24 @@ test("the filmstrip has room for the steps asked for, told, or seen", () => {
   expect(totalSteps(apply(fresh(), EVENTS))).toBe(3);
   const seen: JobEvent = { n: 1, event: "preview", step: 20, src: "data:x" };
   expect(totalSteps(withEvent(fresh(), seen, NOW))).toBe(20);
+});
+
+test("an answer grows, begins anew with piece number 0, and is what the result says in the end", () => {
+  const token = (n: number, index: number, text: string): JobEvent => ({ n, event: "token", index, text });
+  const told = [
+    { n: 1, event: "queued", position: 1 },
+    { n: 2, event: "started" },
+    { n: 3, event: "frames", frames: [{ media: 0, time: 0, timestamp: "00:00" }] },
+    token(4, 0, "a "),
+    token(5, 1, "red"),
+  ] as JobEvent[];
+  const half = told.reduce((run, event) => withEvent(run, event, 0), openRun(job({ last_event: 0 }), 0));
+  expect([half.answer, half.shown.length]).toEqual(["a red", 1]);
+  expect(withEvent(half, token(5, 1, "red"), 0)).toBe(half);
+
+  const again = [{ n: 6, event: "queued", position: 1 } as JobEvent, token(7, 0, "a blue ")];
+  const anew = again.reduce((run, event) => withEvent(run, event, 0), half);
+  expect([anew.answer, anew.shown.length]).toEqual(["a blue ", 0]);
+  const done = withEvent(anew, { n: 8, event: "finished", result: { ...RESULT, text: "a blue star" } }, 0);
+  expect(done.answer).toBe("a blue star");
 });

@@ -63,12 +63,36 @@ function waiting(position: number | null): string {
   return position === 2 ? "Waiting: 1 job is ahead" : `Waiting: ${position - 1} jobs are ahead`;
 }
 
+/** The one line that says where an answer is. */
+export function answerHeadline(run: Run): string {
+  const { job } = run;
+  switch (job.state) {
+    case "running":
+      if (run.answer !== null) return "Answering";
+      if (job.progress) return `Looking: ${job.progress.step} of ${job.progress.total}`;
+      return run.shown.length > 0 ? "Looking at the frames" : "Reading what you sent";
+    case "finished":
+      return job.result?.cached ? "Answered at once: this was asked before" : "Answered";
+    case "cancelled":
+      return "Stopped";
+    case "expired":
+      return "The answer is no longer kept on the server";
+    default:
+      return headline(run);
+  }
+}
+
 /**
  * What a screen reader is told. Fewer words than the screen shows: the start, the middle and the end of the drawing,
  * rather than every step.
  */
 export function announcement(run: Run): string {
   const { job } = run;
+  if (job.request.asked) {
+    // Word by word would be a stammer: the answer is read once it is whole.
+    if (job.state === "finished" && run.answer !== null) return `The answer: ${run.answer.trim()}`;
+    return job.state === "running" ? (run.answer === null ? "Looking at it" : "Answering") : answerHeadline(run);
+  }
   if (job.state !== "running") return headline(run);
   if (!job.progress) return "Drawing has started";
   const { step, total } = job.progress;

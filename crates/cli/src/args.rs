@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Draws pictures from words, and serves them, without Python.
+/// Draws pictures from words, answers questions about videos, and serves both, without Python.
 #[derive(Debug, Parser)]
 #[command(name = "sango", version, about, propagate_version = true)]
 pub struct Cli {
@@ -23,6 +23,8 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Answer a question about videos and pictures.
+    Understand(Box<UnderstandArgs>),
     /// Draw a picture from a prompt.
     Image(Box<ImageArgs>),
     /// Serve the studio page, the HTTP API and the WebSocket.
@@ -91,6 +93,78 @@ pub struct ImageArgs {
     pub dtype: Dtype,
     #[command(flatten)]
     pub models_dir: ModelsDir,
+}
+
+/// `sango understand`.
+#[derive(Debug, Args)]
+pub struct UnderstandArgs {
+    /// What the question is about: any number of videos and pictures.
+    #[arg(required = true, value_name = "MEDIA")]
+    pub media: Vec<PathBuf>,
+    /// What you want to know.
+    #[arg(long)]
+    pub question: String,
+    /// The most frames of each video that the model is shown; by default the model's own number.
+    #[arg(long, value_name = "N")]
+    pub frames: Option<usize>,
+    /// Frames taken of each second, up to --frames.
+    #[arg(long, value_name = "F")]
+    pub fps: Option<f64>,
+    /// The most tokens of the answer.
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// 0 takes the likeliest token each time; above it tokens are drawn.
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Draw from so many of the likeliest tokens; 0 is all of them.
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Draw from the likeliest tokens that together have this probability.
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Leave out tokens whose probability is below this share of the likeliest one's.
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Above 1, tokens that were there already become less likely.
+    #[arg(long, value_name = "F")]
+    pub repetition_penalty: Option<f32>,
+    /// The same seed, model and options draw the same answer. Without one, the seed used is printed.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// A model folder, or the name of one under the models folder.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// A folder with a LoRA adapter in PEFT's format.
+    #[arg(long, value_name = "DIR")]
+    pub lora: Option<PathBuf>,
+    /// How weights are kept and multiplied.
+    #[arg(long, value_enum, default_value_t = Precision::Bf16)]
+    pub dtype: Precision,
+    #[command(flatten)]
+    pub models_dir: ModelsDir,
+}
+
+/// How the weights of a language model are kept; activations are f32 either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16: half the memory, about twice the speed.
+    Bf16,
+    /// int8 in the decoder, bfloat16 elsewhere: answers come quicker, and differ a little.
+    Int8,
+}
+
+impl Precision {
+    /// How to load a model so.
+    pub fn load_options(self) -> sango_models::LoadOptions {
+        use sango_models::{DType, LoadOptions};
+        match self {
+            Self::F32 => LoadOptions::new(DType::F32),
+            Self::Bf16 => LoadOptions::new(DType::BF16),
+            Self::Int8 => LoadOptions::default().int8(),
+        }
+    }
 }
 
 /// `sango serve`.

@@ -57,6 +57,7 @@ fn content_type(path: &str) -> &'static str {
         Some("webp") => "image/webp",
         Some("gif") => "image/gif",
         Some("ico") => "image/x-icon",
+        Some("mp4") => "video/mp4",
         Some("woff2") => "font/woff2",
         Some("txt") => "text/plain; charset=utf-8",
         _ => "application/octet-stream",

@@ -10,10 +10,10 @@ use rand::{Rng, RngExt};
 /// How far an object that spins turns over the whole clip, in radians (150°).
 pub(crate) const SPIN: f32 = 2.618;
 /// Growing objects go from this part of their size to [`GROWN`]; shrinking ones the other way round.
-const UNGROWN: f32 = 0.8;
-const GROWN: f32 = 1.2;
+pub(crate) const UNGROWN: f32 = 0.8;
+pub(crate) const GROWN: f32 = 1.2;
 /// Grown and turned objects need this much more room, as a part of their radius.
-const ROOM: f32 = 0.25;
+pub(crate) const ROOM: f32 = 0.25;
 
 /// A clip before it is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -122,7 +122,7 @@ fn path(motion: Motion, size: Size) -> [f32; 2] {
     }
 }
 
-fn random_motion(shape: Shape, rng: &mut impl Rng) -> Motion {
+pub(crate) fn random_motion(shape: Shape, rng: &mut impl Rng) -> Motion {
     let suitable: Vec<Motion> = Motion::ALL.iter().copied().filter(|motion| motion.suits(shape)).collect();
     suitable[rng.random_range(0..suitable.len())]
 }

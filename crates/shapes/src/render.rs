@@ -2,20 +2,28 @@
 
 use crate::geometry::{Outline, REACH};
 use crate::scene::{Object, Scene};
+use crate::world::Background;
 
 /// Draws a scene as `size × size` RGB bytes, rows from the top.
 ///
 /// Coverage of a pixel is `clamp(0.5 − distance, 0, 1)` at its centre, with the distance in pixels.
 pub fn render(scene: &Scene, size: usize) -> Vec<u8> {
-    let background = scene.attributes.background.rgb();
-    let colour = scene.object.colour.rgb();
-    let mut rgb: Vec<u8> = background.iter().copied().cycle().take(size * size * 3).collect();
-    for_each_covered(&scene.object, size, |index, coverage| {
-        for channel in 0..3 {
-            let (from, to) = (f32::from(background[channel]), f32::from(colour[channel]));
-            rgb[index * 3 + channel] = (from + (to - from) * coverage).round() as u8;
-        }
-    });
+    render_objects(scene.attributes.background, &[scene.object], size)
+}
+
+/// Draws any number of objects over a background as [`render`] draws one; later objects lie above earlier ones.
+pub fn render_objects(background: Background, objects: &[Object], size: usize) -> Vec<u8> {
+    let mut rgb: Vec<u8> = background.rgb().iter().copied().cycle().take(size * size * 3).collect();
+    for object in objects {
+        let colour = object.colour.rgb();
+        for_each_covered(object, size, |index, coverage| {
+            for (channel, &to) in colour.iter().enumerate() {
+                let value = &mut rgb[index * 3 + channel];
+                let from = f32::from(*value);
+                *value = (from + (f32::from(to) - from) * coverage).round() as u8;
+            }
+        });
+    }
     rgb
 }
 

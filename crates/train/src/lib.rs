@@ -10,6 +10,7 @@ pub mod judge;
 pub mod nn;
 pub mod optim;
 pub mod report;
+pub mod smolvlm2;
 
 /// Held by every test that draws from libtorch's generator: there is one for the whole process.
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `sango-train`: the training commands.
 
+mod commands;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -23,6 +25,9 @@ enum Model {
     /// aMUSEd: text to image.
     #[command(subcommand)]
     Amused(Stage),
+    /// SmolVLM2: video and questions to text.
+    #[command(subcommand)]
+    Smolvlm2(commands::smolvlm2::Stage),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -110,7 +115,13 @@ struct Everything {
 }
 
 fn main() -> Result<()> {
-    let Model::Amused(stage) = Cli::parse().model;
+    match Cli::parse().model {
+        Model::Amused(stage) => amused(stage),
+        Model::Smolvlm2(stage) => commands::smolvlm2::run(stage),
+    }
+}
+
+fn amused(stage: Stage) -> Result<()> {
     match stage {
         Stage::Codebook { run, options } => codebook(&start(run), &options),
         Stage::Clip { run, options } => clip::train(&options, run.seed, &start(run).dir),

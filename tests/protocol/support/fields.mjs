@@ -8,6 +8,11 @@ const JOB = ["id", "kind", "model", "state", ...TIMES, "position", ...OUTCOME, "
 const REQUEST = ["kind", "model", "prompt", "options", "image", "mask", "priority"];
 const OPTIONS = ["negative_prompt", "steps", "guidance_scale", "seed", "width", "height", "temperature", "strength"];
 const MEDIA = ["sha256", "bytes", "content_type", "width", "height"];
+const ASKED = ["kind", "model", "question", "messages", "options", "media", "priority"];
+const DRAWS = ["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"];
+const ANSWERS = ["max_tokens", "frames", "fps", ...DRAWS];
+const FILE = ["kind", "sha256", "bytes", "content_type", "width", "height", "duration", "frames", "fps"];
+const FRAME = ["media", "index", "time", "timestamp"];
 const RESULT = ["url", "content_type", "bytes", "sha256", "cached"];
 const PROGRESS = ["step", "total", "eta_ms"];
 const LIMITS = ["width", "height", "multiple_of", "steps", "guidance_scale", "bytes"];
@@ -19,6 +24,8 @@ const DATA = {
   started: ["attempt"],
   progress: PROGRESS,
   preview: ["step", "content_type", "data"],
+  frames: ["frames"],
+  token: ["text", "index"],
   finished: ["result"],
   failed: ["error"],
   cancelled: [],
@@ -50,7 +57,8 @@ export function assertJob(job) {
   assertFields(job, JOB, "a job");
   const { state } = job;
   assert.match(job.id, ID);
-  assert.equal(job.kind, "image");
+  assert.ok(["image", "understand"].includes(job.kind), job.kind);
+  assert.equal(job.request.kind, job.kind);
   assert.equal(typeof job.model, "string");
   assertTime(job.created_at, "created_at");
   const waits = ["queued", "interrupted"].includes(state);
@@ -62,7 +70,7 @@ export function assertJob(job) {
   if (waits) assertCount(job.position, 1, "position");
   else assert.equal(job.position, null);
   if (job.progress !== null) assertProgress(job.progress);
-  if (state === "finished") assertResult(job.result, job.id);
+  if (state === "finished") assertResult(job.result, job.id, job.kind);
   else assert.equal(job.result, null);
   if (state === "failed") assertFields(job.error, ERROR, "the error of a job");
   else assert.equal(job.error, null);
@@ -72,7 +80,36 @@ export function assertJob(job) {
   return job;
 }
 
+function assertAsked(request) {
+  assertFields(request, ASKED, "a request");
+  const { options, media, messages } = request;
+  assertFields(options, ANSWERS, "options");
+  // Every default is filled in; what is of drawn answers alone is not of others.
+  const greedy = options.temperature === 0 ? ["top_k", "top_p", "min_p", "seed"] : [];
+  for (const name of ANSWERS.filter((name) => !greedy.includes(name))) assert.notEqual(options[name], null, name);
+  for (const turn of messages) assertFields(turn, ["role", "content"], "a turn");
+  assert.ok(media.length >= 1);
+  for (const file of media) {
+    assertFields(file, FILE, "what a question is about");
+    assert.match(file.sha256, SHA256);
+    for (const name of ["bytes", "width", "height"]) assertCount(file[name], 1, name);
+    for (const name of ["duration", "frames", "fps"]) assert.equal(file[name] !== null, file.kind === "video", name);
+  }
+}
+
+/** Checks the frames that a model was shown. */
+export function assertFrames(frames) {
+  for (const frame of frames) {
+    assertFields(frame, FRAME, "a frame");
+    assertCount(frame.media, 0, "media");
+    assertCount(frame.index, 0, "index");
+    assert.ok(frame.time >= 0);
+    assert.match(frame.timestamp, /^\d\d:\d\d$/);
+  }
+}
+
 function assertRequest(request) {
+  if (request.kind === "understand") return assertAsked(request);
   assertFields(request, REQUEST, "a request");
   const { options, image, mask } = request;
   assertFields(options, OPTIONS, "options");
@@ -94,10 +131,12 @@ function assertProgress(progress) {
   if (progress.eta_ms !== null) assertCount(progress.eta_ms, 0, "eta_ms");
 }
 
-function assertResult(result, id) {
-  assertFields(result, RESULT, "a result");
+function assertResult(result, id, kind = "text" in result ? "understand" : "image") {
+  const understood = kind === "understand";
+  assertFields(result, understood ? [...RESULT, "text"] : RESULT, "a result");
   assert.equal(result.url, `/v1/jobs/${id}/result`);
-  assert.equal(result.content_type, "image/png");
+  assert.equal(result.content_type, understood ? "application/json" : "image/png");
+  if (understood) assert.equal(typeof result.text, "string");
   assertCount(result.bytes, 1, "bytes");
   assert.match(result.sha256, SHA256);
   assert.equal(typeof result.cached, "boolean");
@@ -118,6 +157,11 @@ export function assertEvent(event) {
   if (event.event === "preview") {
     assertCount(data.step, 1, "step");
     assert.equal(data.content_type, "image/png");
+  }
+  if (event.event === "frames") assertFrames(data.frames);
+  if (event.event === "token") {
+    assertCount(data.index, 0, "index");
+    assert.equal(typeof data.text, "string");
   }
   if (event.event === "finished") assertResult(data.result, event.job);
   if (event.event === "failed") assertFields(data.error, ERROR, "an error");
@@ -147,8 +191,14 @@ export function assertWhole(events, last = "finished") {
 
 /** Checks a model of `/v1/models`. */
 export function assertModel(model) {
+  if (model.tasks.includes("understand")) {
+    assertFields(model, [...MODEL, "understand"], "a model");
+    assertFields(model.understand, ["frames", "fps", "max_tokens", "context"], "what answers get");
+    for (const name of LIMITS.filter((name) => name !== "bytes")) assert.equal(model[name], null, name);
+    return assertCount(model.bytes, 1, "bytes");
+  }
   assertFields(model, MODEL, "a model");
-  assert.ok(model.tasks.includes("image"));
+  assert.deepEqual(model.tasks, ["image"]);
   for (const name of LIMITS.filter((name) => name !== "guidance_scale")) assertCount(model[name], 1, name);
   assert.equal(typeof model.guidance_scale, "number");
   assert.equal(model.width % model.multiple_of, 0);

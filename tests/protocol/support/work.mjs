@@ -1,6 +1,9 @@
 /** What the tests have drawn. */
 
 import { randomInt } from "node:crypto";
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { form } from "./http.mjs";
 
 export const PROMPT = "a large red circle on a blue background";
 
@@ -40,4 +43,19 @@ export async function whileBusy(sango, during) {
   } finally {
     await sango.cancel(id);
   }
+}
+
+/** A video: three seconds of a shape. */
+export const CLIP = readFileSync(path.resolve(import.meta.dirname, "../../../web/public/clips/green-star.mp4"));
+
+/** An `understand` job that nobody has asked for before. */
+export function question(options = {}, fields = {}) {
+  const words = `What happens? (${randomInt(2 ** 47)})`;
+  return { kind: "understand", question: words, options: { max_tokens: 12, ...options }, ...fields };
+}
+
+/** Asks about files, of the clip unless others are given; answers the job. */
+export function asks(sango, request = question(), files = [CLIP]) {
+  const media = files.map((bytes) => ["media", [bytes, "file"]]);
+  return sango.api("v1/jobs", { method: "POST", body: form([["job", request], ...media]) });
 }

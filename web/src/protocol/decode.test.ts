@@ -17,13 +17,27 @@ describe("a job", () => {
       }),
     );
     expect(decoded.progress).toEqual({ step: 12, total: 12, eta_ms: 0 });
-    expect(decoded.result).toEqual({ url: "/v1/jobs/x/result", content_type: "image/png", bytes: 4711, cached: true });
+    expect(decoded.result).toEqual({ url: "/v1/jobs/x/result", content_type: "image/png", bytes: 4711, cached: true, text: null });
     expect(decoded.error?.status).toBe(500);
   });
 
   test("says that there was a picture and a mask", () => {
     const request = { prompt: "p", options: {}, image: { sha256: "a" }, mask: { sha256: "b" } };
-    expect(decodeJob(wireJob({ request })).request).toEqual({ prompt: "p", options: {}, image: true, mask: true });
+    expect(decodeJob(wireJob({ request })).request).toEqual({ prompt: "p", options: {}, image: true, mask: true, asked: null });
+  });
+
+  test("that asks about media keeps the question, what it is about and what was said before", () => {
+    const media = { kind: "video", sha256: "ab", bytes: 9, content_type: "video/mp4", width: 4, height: 2, duration: 1.5 };
+    const messages = [{ role: "user", content: "a" }, { role: "assistant", content: "b" }];
+    const options = { max_tokens: 20, frames: 8, temperature: 0, seed: null, top_k: null };
+    const request = { kind: "understand", question: "q", messages, media: [{ ...media, frames: 3, fps: 2 }], options };
+    const result = { url: "/r", content_type: "application/json", bytes: 4, cached: false, text: "yes" };
+    const decoded = decodeJob(wireJob({ kind: "understand", request, result }));
+    expect(decoded.result?.text).toBe("yes");
+    expect(decoded.request.prompt).toBe("q");
+    expect(decoded.request.asked).toEqual({ messages, media: [media], options: { max_tokens: 20, frames: 8, temperature: 0 } });
+    const wrong = { ...request, messages: [{ role: "robot", content: "x" }] };
+    expect(() => decodeJob(wireJob({ request: wrong }))).toThrow("robot");
   });
 
   test("drops a seed that JavaScript cannot hold exactly", () => {
@@ -56,7 +70,7 @@ test("a list of jobs has a next page or none", () => {
 test("a model keeps what the form needs", () => {
   const model = { name: "shapes", kind: "amused", tasks: ["image"], default: true, width: 64, height: 64, steps: 12 };
   expect(decodeModels({ models: [model] })).toEqual([
-    { name: "shapes", kind: "amused", default: true, width: 64, height: 64, steps: 12, guidance_scale: null },
+    { name: "shapes", kind: "amused", tasks: ["image"], default: true, understand: null, width: 64, height: 64, steps: 12, guidance_scale: null },
   ]);
 });
 
@@ -86,7 +100,7 @@ describe("an event", () => {
   });
 
   test("that is newer than this page is dropped", () => {
-    expect(event("token", { text: "a" })).toBeNull();
+    expect(event("stage", { name: "video" })).toBeNull();
   });
 
   test("may not smuggle another type into a data URL", () => {

@@ -30,6 +30,12 @@ export function resultUrl(path: string, base: URL): string | null {
   return url.origin === base.origin ? url.href : null;
 }
 
+/** What the page is used for, where the address bar says it. */
+export function modeInHash(hash: string): "draw" | "understand" | null {
+  if (hash === "#understand") return "understand";
+  return hash === "" || hash === "#" || hash === "#draw" ? "draw" : null;
+}
+
 const JOB_HASH = /^#job=([A-Za-z0-9_-]{1,80})$/;
 
 /** The job that the address bar names, if any. */

@@ -27,6 +27,7 @@ export class Composer {
   readonly #problem = byId("problem", HTMLElement);
   readonly #actions: ComposerActions;
   #models: readonly Model[] = [];
+  #known: readonly Model[] = [];
 
   constructor(actions: ComposerActions) {
     this.#actions = actions;
@@ -56,11 +57,14 @@ export class Composer {
 
   /** Shows the models, the state of the button and the last problem. */
   render(state: State): void {
-    if (state.models !== this.#models) this.#showModels(state.models);
+    if (state.models !== this.#known) {
+      this.#known = state.models;
+      this.#showModels(state.models.filter((model) => model.tasks.includes("image")));
+    }
     this.#draw.disabled = state.submitting;
     setText(this.#draw, state.submitting ? "Sending…" : "Draw");
-    this.#problem.hidden = state.problem === null;
-    setText(this.#problem, state.problem ?? "");
+    this.#problem.hidden = state.problem === null || state.mode !== "draw";
+    setText(this.#problem, this.#problem.hidden ? "" : (state.problem ?? ""));
   }
 
   /** Fills the form with what a job was asked for, seed included. The starting picture is left as it is. */

@@ -1,7 +1,7 @@
 /** The recent jobs as small pictures; each is a link that puts its job back on the stage. */
 
 import type { Job } from "../protocol/types";
-import { hashOfJob, resultUrl } from "../protocol/urls";
+import { hashOfJob, mediaUrl, resultUrl } from "../protocol/urls";
 import type { State } from "../store";
 import { ago } from "../words";
 import { byId, make } from "./dom";
@@ -17,6 +17,9 @@ const MARKS: Record<Job["state"], string> = {
   expired: "no longer kept",
 };
 
+/** What stands in the place of an answer that is not there. */
+const ASKED: Record<Job["state"], string> = { ...MARKS, running: "answering", finished: "", cancelled: "stopped" };
+
 /** The list below the stage. */
 export class History {
   readonly #base: URL;
@@ -24,6 +27,15 @@ export class History {
   readonly #older = byId("older", HTMLButtonElement);
   /** The elements, and the view of the job that each one shows. */
   readonly #shown = new Map<string, { element: HTMLLIElement; job: Job }>();
+
+  readonly #sight = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting || !(target instanceof HTMLVideoElement)) continue;
+      this.#sight.unobserve(target);
+      target.preload = "metadata";
+      target.src = target.dataset["src"] ?? "";
+    }
+  });
 
   constructor(base: URL, onOlder: () => void) {
     this.#base = base;
@@ -61,8 +73,11 @@ export class History {
     link.href = hashOfJob(job.id);
     link.title = job.request.prompt;
     link.dataset["state"] = job.state;
+    const { asked } = job.request;
     const url = job.state === "finished" && job.result ? resultUrl(job.result.url, this.#base) : null;
-    if (url === null) {
+    if (asked) {
+      link.append(this.#mediaOf(job));
+    } else if (url === null) {
       const mark = make("span", "thumb-mark", MARKS[job.state]);
       if (job.state === "running") mark.append(make("progress", ""));
       link.append(mark);
@@ -76,9 +91,31 @@ export class History {
     }
     const when = make("time", "thumb-when", ago(job.created_at, Date.now()));
     when.dateTime = new Date(job.created_at).toISOString();
-    link.append(make("span", "thumb-prompt", job.request.prompt), when);
+    link.append(make("span", "thumb-prompt", job.request.prompt));
+    if (asked) link.append(make("span", "thumb-answer", job.result?.text?.trim() || ASKED[job.state]));
+    link.append(when);
     showProgress(link, job);
     return link;
+  }
+
+  /** What a question is about, as the browser shows it; a video's first moment, fetched when it comes into sight. */
+  #mediaOf(job: Job): HTMLElement {
+    const [first] = job.request.asked?.media ?? [];
+    const url = mediaUrl(job.id, 0, this.#base);
+    if (first?.content_type.startsWith("image/")) {
+      const image = make("img", "");
+      image.loading = "lazy";
+      image.alt = "";
+      image.src = url;
+      return image;
+    }
+    const video = make("video", "thumb-mark");
+    Object.assign(video, { muted: true, playsInline: true, preload: "none" });
+    video.ariaHidden = "true";
+    video.addEventListener("loadedmetadata", () => video.classList.toggle("pixels", video.videoWidth < 192));
+    video.dataset["src"] = `${url}#t=0.1`;
+    this.#sight.observe(video);
+    return video;
   }
 }
 

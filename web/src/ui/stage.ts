@@ -4,7 +4,7 @@ import { isOver, type Job } from "../protocol/types";
 import { resultUrl } from "../protocol/urls";
 import { framesOf, totalSteps, type Frame, type Run } from "../run";
 import type { State } from "../store";
-import { announcement, duration, headline, size, timeLeft } from "../words";
+import { duration, headline, size, timeLeft } from "../words";
 import { byId, make, prefersStillness, setText } from "./dom";
 import { Filmstrip } from "./filmstrip";
 
@@ -64,7 +64,9 @@ export class Stage {
 
   /** Shows the job on the stage. */
   render(state: State): void {
-    const { run, looking } = state;
+    // A question has a scene of its own.
+    const run = state.run?.job.request.asked ? null : state.run;
+    const { looking } = state;
     if (run?.job.id !== this.#run?.job.id) clearInterval(this.#replay);
     this.#run = run;
     this.#stage.dataset["state"] = run?.job.state ?? "empty";
@@ -74,7 +76,6 @@ export class Stage {
     this.#showPicture(run, looking);
     this.#showStatus(run);
     this.#showDetails(run, state.submitting);
-    setText(byId("announcer", HTMLElement), run ? announcement(run) : "");
   }
 
   #resultOf(job: Job): string | null {

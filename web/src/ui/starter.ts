@@ -144,7 +144,8 @@ export class Starter {
     });
     document.addEventListener("paste", (event) => {
       const file = firstPicture(event.clipboardData);
-      if (!file) return;
+      // What is pasted while the other half of the page is shown is meant for that.
+      if (!file || form.offsetParent === null) return;
       event.preventDefault();
       void this.take(file);
     });

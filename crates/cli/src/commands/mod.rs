@@ -7,6 +7,7 @@ mod models;
 mod parity;
 mod pull;
 mod serve;
+mod understand;
 
 use crate::args::{BenchCommand, Cli, Command};
 
@@ -17,6 +18,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         sango_kernels::pool::set_num_threads(threads);
     }
     match cli.command {
+        Command::Understand(args) => understand::run(&args, cli.json),
         Command::Image(args) => image::run(&args, cli.json),
         Command::Serve(args) => serve::run(args),
         Command::Models(command) => models::run(command, cli.json),

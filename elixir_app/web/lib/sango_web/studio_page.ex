@@ -44,6 +44,7 @@ defmodule SangoWeb.StudioPage do
     ".webp" => "image/webp",
     ".gif" => "image/gif",
     ".ico" => "image/x-icon",
+    ".mp4" => "video/mp4",
     ".woff2" => "font/woff2",
     ".txt" => "text/plain; charset=utf-8"
   }

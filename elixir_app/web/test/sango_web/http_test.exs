@@ -112,6 +112,35 @@ defmodule SangoWeb.HTTPTest do
     assert code(request("POST", "/v1/jobs", no_boundary, body)) == "invalid_request"
   end
 
+  test "questions bring files, which are handed out again" do
+    clip = File.read!(Path.expand("../../../../web/public/clips/green-star.mp4", __DIR__))
+    # The box that says "skip me" may be of any size: more than a body may have in memory.
+    large = clip <> <<1_500_000::32, "free">> <> :binary.copy(<<0>>, 1_499_992)
+    job = Jason.encode!(%{kind: "understand", question: "What happens?", options: %{max_tokens: 4}})
+    answer = post_form([{"media", large}, {"job", job}, {"media", @png}, {"media", ""}])
+    assert answer.status == 202
+    assert %{"id" => id, "request" => %{"media" => [video, picture]}} = json(answer)
+    assert {video["kind"], video["bytes"], picture["kind"]} == {"video", byte_size(large), "image"}
+    assert is_binary(wait(id, "finished")["result"]["text"])
+
+    part = get("/v1/jobs/#{id}/media/0", [{"range", "bytes=4-7"}])
+    assert {part.status, part.body, part.headers["content-type"]} == {206, "ftyp", "video/mp4"}
+    assert part.headers["content-security-policy"] =~ "sandbox"
+    for n <- ["2", "x", "-1"], do: assert(code(get("/v1/jobs/#{id}/media/#{n}")) == "not_found")
+
+    again = %{kind: "understand", question: "And now?", media: %{sha256: video["sha256"]}, options: %{max_tokens: 4}}
+    assert json(post(again))["request"]["media"] == [video]
+
+    for {parts, code} <- [
+          {[{"job", job}, {"media", "no video"}], "invalid_media"},
+          {[{"job", job}], "invalid_option"},
+          {[{"job", job}, {"image", @png}], "invalid_request"},
+          {[{"job", job}, {"media", large}, {"media", large}], "too_large"}
+        ] do
+      assert code(post_form(parts)) == code
+    end
+  end
+
   test "every refusal has its code" do
     for {path, code} <- [
           {"/v1/jobs/nonsense", "unknown_job"},

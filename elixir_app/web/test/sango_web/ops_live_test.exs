@@ -64,11 +64,12 @@ defmodule SangoWeb.OpsLiveTest do
     {:ok, [%{"name" => name} | _]} = Sango.models()
     {:ok, %{"loaded" => true}} = Sango.load_model(name)
     {:ok, view, _html} = live(conn, "/ops")
-    view |> element("#models button", "Unload") |> render_click()
-    eventually(view, &has_element?(&1, "#models .state", "not loaded"))
+    button = ~s(#models button[phx-value-model="#{name}"])
+    view |> element(button, "Unload") |> render_click()
+    eventually(view, &has_element?(&1, button, "Load"))
     assert {:ok, [%{"loaded" => false} | _]} = Sango.models()
-    view |> element("#models button", "Load") |> render_click()
-    eventually(view, &has_element?(&1, "#models button", "Unload"))
+    view |> element(button, "Load") |> render_click()
+    eventually(view, &has_element?(&1, button, "Unload"))
     assert {:ok, [%{"loaded" => true} | _]} = Sango.models()
   end
 

@@ -1,0 +1,3 @@
+//! The commands of each model.
+
+pub mod smolvlm2;
