@@ -187,7 +187,7 @@ mod tests {
         let text = std::fs::read_to_string(dir.join("settings.json")).expect("the settings");
         let settings: Vec<Value> = serde_json::from_str(&text).expect("a list");
         let tensors = Weights::open_file(dir.join("sampling.safetensors")).expect("the case");
-        let config = GenerationConfig::read(&cases.join("smolvlm2-yarn/model"), 72).expect("a folder");
+        let config = GenerationConfig::read(&cases.join("smolvlm2-yarn/model")).expect("a folder");
         for (n, setting) in settings.iter().enumerate() {
             let number = |key: &str| setting[key].as_f64().map(|x| x as f32);
             let params = SamplingParams {
@@ -217,7 +217,6 @@ mod tests {
     fn draws_come_as_often_as_they_are_likely() {
         let config = GenerationConfig::read(
             &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/cases/smolvlm2-yarn/model"),
-            72,
         );
         let params = SamplingParams { temperature: Some(1.0), top_k: Some(0), ..SamplingParams::default() };
         let mut processor = LogitsProcessor::new(&config.expect("a folder"), &params, 0, 0);
