@@ -63,8 +63,9 @@ bench-elixir: ## what Erlang and the NIF add to a job and to an event
 	$(CARGO) build --release -p sango-jobs --example overhead
 	cd elixir_app/engine && MIX_ENV=prod mix run --no-start bench/overhead.exs
 
-parity-real: build ## compare with diffusers at the published sizes, random weights (needs the benchmark's Python)
+parity-real: build ## compare with the references at the published sizes, random weights (needs the benchmark's Python)
 	$${SANGO_BENCH_PYTHON:-.cache/bench/bin/python} tests/parity/real_sizes.py --sango target/release/sango --work .cache/parity
+	$${SANGO_BENCH_PYTHON:-.cache/bench/bin/python} tests/parity/smolvlm2_real.py --sango target/release/sango --work .cache/parity
 
 train-amused: ## train the shipped text-to-image model from nothing (hours)
 	@scripts/setup train
