@@ -5,7 +5,7 @@ CARGO ?= cargo
 export PATH := $(CURDIR)/.cache/node/node_modules/node/bin:$(PATH)
 
 .PHONY: demo build web test lint test-rust test-web test-browser test-protocol test-engine test-phoenix test-train \
-        bench bench-kernels bench-elixir parity-real train-amused
+        bench bench-kernels bench-elixir parity-real train-amused train-smolvlm2
 
 demo: build ## build Sango and open the studio page
 	target/release/sango serve --open
@@ -53,7 +53,7 @@ test-train:
 	LIBTORCH=$$(scripts/libtorch) $(CARGO) clippy --release -p sango-train --all-targets -- -D warnings
 	LIBTORCH=$$(scripts/libtorch) $(CARGO) test --release -p sango-train
 
-bench: build bench-kernels ## figures of docs/benchmarks.md: sango against diffusers
+bench: build bench-kernels ## figures of docs/benchmarks.md: sango against diffusers and transformers
 	bench/run
 
 bench-kernels: ## GFLOP/s of the kernels over the models' own shapes (torch: bench/kernels.py)
@@ -63,9 +63,14 @@ bench-elixir: ## what Erlang and the NIF add to a job and to an event
 	$(CARGO) build --release -p sango-jobs --example overhead
 	cd elixir_app/engine && MIX_ENV=prod mix run --no-start bench/overhead.exs
 
-parity-real: build ## compare with diffusers at the published sizes, random weights (needs the benchmark's Python)
+parity-real: build ## compare with the references at the published sizes, random weights (needs the benchmark's Python)
 	$${SANGO_BENCH_PYTHON:-.cache/bench/bin/python} tests/parity/real_sizes.py --sango target/release/sango --work .cache/parity
+	$${SANGO_BENCH_PYTHON:-.cache/bench/bin/python} tests/parity/smolvlm2_real.py --sango target/release/sango --work .cache/parity
 
 train-amused: ## train the shipped text-to-image model from nothing (hours)
 	@scripts/setup train
 	LIBTORCH=$$(scripts/libtorch) $(CARGO) run --release -p sango-train -- amused all --out models/shapes/amused
+
+train-smolvlm2: ## train the shipped video model from nothing (about an hour and a half)
+	@scripts/setup train
+	LIBTORCH=$$(scripts/libtorch) $(CARGO) run --release -p sango-train -- smolvlm2 all --minutes 60 --out models/shapes/smolvlm2

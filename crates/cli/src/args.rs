@@ -215,8 +215,11 @@ pub struct ParityArgs {
     #[arg(long, value_name = "OUT.safetensors")]
     pub outputs: PathBuf,
     /// How weights are kept and multiplied.
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
-    pub dtype: Dtype,
+    #[arg(long, value_enum, default_value_t = WeightDtype::F32)]
+    pub dtype: WeightDtype,
+    /// A folder with a LoRA adapter in PEFT's format.
+    #[arg(long, value_name = "DIR")]
+    pub lora: Option<PathBuf>,
 }
 
 /// `sango bench`.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::MediaError;
@@ -15,30 +15,67 @@ use crate::MediaError;
 /// [`MediaError::DiskFull`] when there is no room, [`MediaError::Io`] otherwise (a missing folder, no permission).
 /// The temporary file is removed in both cases.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), MediaError> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
     let failed = |source| MediaError::from_write(path, bytes.len() as u64, source);
-    let Some(name) = path.file_name() else {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "this is not a file name")));
-    };
     // A device or a pipe has no old content to keep, and a rename would put a file in its place.
     if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
         return File::options().write(true).open(path).and_then(|mut file| file.write_all(bytes)).map_err(failed);
     }
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    // Process id and counter: two writers of one path must not share a temporary file.
-    let mut temporary_name = std::ffi::OsString::from(".");
-    temporary_name.push(name);
-    temporary_name.push(format!(".{}.{}.part", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
-    let temporary = target.with_file_name(temporary_name);
+    let temporary = Temporary::beside(path)?;
+    File::create(temporary.path()).and_then(|mut file| write_and_sync(&mut file, bytes)).map_err(failed)?;
+    temporary.keep()
+}
 
-    let written = File::create(&temporary)
-        .and_then(|mut file| write_and_sync(&mut file, bytes))
-        .and_then(|()| fs::rename(&temporary, &target));
-    written.map_err(|source| {
-        // It may never have been created; the first error is the one that matters.
-        let _ = fs::remove_file(&temporary);
-        failed(source)
-    })
+/// A file in the making, beside the one it will replace. Dropped, it is removed.
+#[derive(Debug)]
+pub(crate) struct Temporary {
+    asked: PathBuf,
+    target: PathBuf,
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Temporary {
+    /// A name that no other writer has; the file itself is not made yet.
+    pub fn beside(path: &Path) -> Result<Self, MediaError> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let Some(name) = path.file_name() else {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "this is not a file name");
+            return Err(MediaError::from_write(path, 0, source));
+        };
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        // Process id and counter: two writers of one path must not share a temporary file.
+        let mut temporary_name = std::ffi::OsString::from(".");
+        temporary_name.push(name);
+        temporary_name.push(format!(".{}.{}.part", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+        let path = path.to_owned();
+        Ok(Self { path: target.with_file_name(temporary_name), asked: path, target, kept: false })
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file that was asked for.
+    pub fn asked(&self) -> &Path {
+        &self.asked
+    }
+
+    /// Puts it, complete, in its place.
+    pub fn keep(mut self) -> Result<(), MediaError> {
+        fs::rename(&self.path, &self.target).map_err(|source| MediaError::from_write(&self.asked, 0, source))?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.kept {
+            // It may never have been created; the first error is the one that matters.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 fn write_and_sync(file: &mut File, bytes: &[u8]) -> io::Result<()> {

@@ -13,18 +13,26 @@
 mod atomic;
 mod error;
 mod gif_file;
+mod jpeg_file;
+mod jpeg_pixels;
 mod load;
 mod png_file;
 mod resize;
 mod sniff;
+mod strip;
 mod video;
 
 pub use atomic::write_atomic;
 pub use error::MediaError;
 pub use gif_file::encode_gif;
 pub use image::{GrayImage, Rgb, RgbImage};
+pub use jpeg_file::{encode_jpeg, preview_jpeg};
 pub use load::{Limits, MediaFormat, Probe, load_image, load_image_bytes, load_mask, load_mask_bytes, probe};
 pub use png_file::{encode_png, save_png};
 pub use resize::{Filter, fit_within, preview_png, resize, resize_mask};
 pub use sniff::{MediaKind, sniff, sniff_file};
-pub use video::{StopCheck, Video, VideoFrame, VideoInfo, VideoLimits, ffmpeg_version};
+pub use strip::strip;
+pub use video::{
+    EncodeOptions, FrameRate, Mp4Encoder, OddSize, StopCheck, Video, VideoFrame, VideoInfo, VideoLimits, encode_mp4,
+    ffmpeg_version,
+};

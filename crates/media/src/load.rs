@@ -7,7 +7,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
 
-use crate::MediaError;
+use crate::{MediaError, jpeg_pixels};
 
 /// What an image may cost at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +169,11 @@ fn decode(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, MediaError> {
     // A damaged EXIF block should not cost the user the picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| damaged(format, error))?;
+    if format == MediaFormat::Jpeg
+        && let Some(pixels) = jpeg_pixels::decode_rgb(bytes, picture.width(), picture.height())
+    {
+        picture = DynamicImage::ImageRgb8(pixels);
+    }
     picture.apply_orientation(orientation);
     Ok(picture)
 }

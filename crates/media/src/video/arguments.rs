@@ -15,9 +15,10 @@ const MAX_ALLOC: u64 = 512 << 20;
 macro_rules! arguments {
     ($($argument:expr),* $(,)?) => { vec![$(std::ffi::OsString::from($argument)),*] };
 }
+pub(super) use arguments;
 
 /// What both programs are told about the input: only that very file, only these containers.
-pub(super) fn protections() -> Vec<OsString> {
+fn protections() -> Vec<OsString> {
     arguments![
         "-hide_banner",
         "-max_alloc",
@@ -27,6 +28,11 @@ pub(super) fn protections() -> Vec<OsString> {
         "-format_whitelist",
         FORMATS,
     ]
+}
+
+/// What the decoders are told of the largest frame: it may say another size deep in the stream than the header did.
+fn largest(max_pixels: u64) -> Vec<OsString> {
+    arguments!["-max_pixels", max_pixels.min(i32::MAX as u64).to_string()]
 }
 
 /// The input as an address that no name can turn into another protocol or an option.
@@ -55,8 +61,9 @@ pub(super) fn packets(path: &Path) -> Vec<OsString> {
 }
 
 /// `ffprobe` over the decoded frames: slow, and right where packets and frames are not one to one.
-pub(super) fn frames(path: &Path, threads: usize) -> Vec<OsString> {
+pub(super) fn frames(path: &Path, max_pixels: u64, threads: usize) -> Vec<OsString> {
     let mut arguments = protections();
+    arguments.extend(largest(max_pixels));
     arguments.extend(arguments![
         "-loglevel",
         "level+error",
@@ -81,6 +88,7 @@ pub(super) struct Decode<'a> {
     pub threads: usize,
     /// The expression of the filter `select`.
     pub select: &'a str,
+    pub max_pixels: u64,
     pub width: u32,
     pub height: u32,
     pub passthrough: [&'static str; 2],
@@ -95,6 +103,7 @@ pub(super) fn decode(request: &Decode) -> Vec<OsString> {
     let Decode { width, height, select, .. } = request;
     let mut arguments = arguments!["-nostdin", "-nostats", "-loglevel", "level+info", "-copyts"];
     arguments.extend(protections());
+    arguments.extend(largest(request.max_pixels));
     if let Some(microseconds) = request.seek {
         let (sign, value) = (if microseconds < 0 { "-" } else { "" }, microseconds.unsigned_abs());
         let seconds = format!("{sign}{}.{:06}", value / 1_000_000, value % 1_000_000);
@@ -113,6 +122,7 @@ pub(super) fn decode(request: &Decode) -> Vec<OsString> {
         format!("select='{select}',showinfo=checksum=0,scale={width}:{height}:flags=bicubic,format=rgb24"),
     ]);
     arguments.extend(request.passthrough.map(OsString::from));
-    arguments.extend(arguments!["-f", "rawvideo", "pipe:1"]);
+    // Or the end of a frame stays in the writer's buffer until the next one comes.
+    arguments.extend(arguments!["-flush_packets", "1", "-f", "rawvideo", "pipe:1"]);
     arguments
 }

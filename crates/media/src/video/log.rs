@@ -11,6 +11,7 @@ pub(super) struct Log {
     line: Vec<u8>,
     complaints: Vec<String>,
     last: Option<String>,
+    unlabelled: Option<String>,
     times: VecDeque<Option<i64>>,
 }
 
@@ -32,7 +33,7 @@ impl Log {
 
     /// Whether some complaint holds these words.
     pub fn mentions(&self, words: &str) -> bool {
-        self.complaints.iter().chain(&self.last).any(|line| line.contains(words))
+        self.complaints.iter().chain(&self.last).chain(&self.unlabelled).any(|line| line.contains(words))
     }
 
     /// The first complaint, without addresses and paths.
@@ -50,6 +51,8 @@ impl Log {
             return;
         }
         let Some(text) = ["[error] ", "[fatal] ", "[panic] "].iter().find_map(|level| line.split_once(level)) else {
+            // The system's loader, say, before the program has started.
+            self.unlabelled = Some(line);
             return;
         };
         let text: String = text.1.chars().filter(|c| !c.is_control()).take(200).collect();

@@ -1,7 +1,8 @@
-//! Video in: any file that people have, through the programs `ffmpeg` and `ffprobe`.
+//! Video in and out: any file that people have, through the programs `ffmpeg` and `ffprobe`.
 
 mod arguments;
 mod child;
+mod encode;
 mod limits;
 mod listing;
 mod log;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 
+pub use encode::{EncodeOptions, FrameRate, Mp4Encoder, OddSize, encode_mp4};
 pub use limits::{StopCheck, VideoLimits};
 pub use program::ffmpeg_version;
 pub(crate) use webp::for_each_frame as for_each_webp_frame;
@@ -180,6 +182,7 @@ impl Video {
                     timeline: &self.timeline,
                     width: self.info.width,
                     height: self.info.height,
+                    max_pixels: self.limits.max_pixels,
                     threads: self.limits.threads.max(1),
                     budget: &budget,
                 };

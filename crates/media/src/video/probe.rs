@@ -17,14 +17,14 @@ pub(super) fn probe(
     path: &Path,
     limits: &VideoLimits,
 ) -> Result<(VideoInfo, Timeline), MediaError> {
-    let (budget, threads) = (&Budget::new(limits), limits.threads.max(1));
+    let (budget, threads, max_pixels) = (&Budget::new(limits), limits.threads.max(1), limits.max_pixels);
     let list = |arguments| list(programs, arguments, path, limits, budget);
     let (listing, complaint) = list(arguments::packets(path))?;
     let shape = Shape::of(&listing, complaint.as_deref(), limits)?;
     let from_packets = Timeline::from_packets(&listing.entries, shape.time_base);
     let mut timeline = match from_packets.filter(|_| !packets_differ_from_frames(&listing)) {
         Some(timeline) => timeline,
-        None => Timeline::from_frames(&list(arguments::frames(path, threads))?.0.entries, shape.time_base),
+        None => Timeline::from_frames(&list(arguments::frames(path, max_pixels, threads))?.0.entries, shape.time_base),
     };
     let promised = listing.integer("nb_frames").and_then(|frames| usize::try_from(frames).ok());
     let cut = promised.filter(|&promised| promised > listing.entries.len());
@@ -34,7 +34,7 @@ pub(super) fn probe(
     {
         // Of what the demuxer lists at a torn end, the decoder has the last word.
         let (width, height) = (shape.width, shape.height);
-        let reader = Reader { programs, path, timeline: &timeline, width, height, threads, budget };
+        let reader = Reader { programs, path, timeline: &timeline, width, height, max_pixels, threads, budget };
         match reader.last(end)? {
             Some((time, _)) => timeline.end_at(time),
             None => timeline.times.clear(),
@@ -63,8 +63,9 @@ fn list(
 ) -> Result<(Listing, Option<String>), MediaError> {
     let mut decoder = Decoder::spawn(&programs.ffprobe, &arguments, path, budget)?;
     let listing = Listing::read(&mut decoder, limits.max_frames)?;
-    let (_, log) = decoder.finish()?;
-    Ok((listing, log.first().map(str::to_owned)))
+    let (status, log) = decoder.finish()?;
+    let complaint = log.first().map(str::to_owned);
+    Ok((listing, complaint.or_else(|| (!status.success()).then(|| format!("ffprobe ended with {status}")))))
 }
 
 /// What the header says about each frame.

@@ -24,6 +24,7 @@ pub(super) struct Reader<'a> {
     pub timeline: &'a Timeline,
     pub width: u32,
     pub height: u32,
+    pub max_pixels: u64,
     pub threads: usize,
     pub budget: &'a Budget,
 }
@@ -113,6 +114,7 @@ impl Reader<'_> {
             seek: key.and_then(|key| self.timeline.to_microseconds(self.timeline.keys[key])),
             threads,
             select,
+            max_pixels: self.max_pixels,
             width: self.width,
             height: self.height,
             passthrough: self.programs.passthrough(),

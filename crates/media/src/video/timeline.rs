@@ -40,16 +40,15 @@ impl Timeline {
         (timeline.by_time && !timeline.times.is_empty()).then_some(timeline)
     }
 
-    /// From frames in the order the decoder gave them out. A frame without a time is shown with the one before it, and
-    /// one without a duration for as long as the one before it.
+    /// From frames in the order the decoder gave them out. A frame without a time follows the one before it, and
+    /// one without a duration is shown for as long as that one.
     pub fn from_frames(frames: &[Entry], time_base: (i64, i64)) -> Self {
         let mut frames = frames.to_vec();
-        let mut timed = true;
-        let (mut previous, mut duration) = (None, 0);
+        let (mut timed, mut previous, mut duration) = (true, None, 0);
         for frame in &mut frames {
             timed &= frame.time.is_some_and(|time| previous.is_none_or(|before: i64| before < time));
-            let time = frame.time.or(previous).unwrap_or(0);
-            (frame.time, previous) = (Some(time), Some(time));
+            let follows = previous.map_or(0, |before: i64| before.saturating_add(duration));
+            previous = Some(*frame.time.get_or_insert(follows));
             frame.duration = if frame.duration > 0 { frame.duration } else { duration };
             duration = frame.duration;
         }
@@ -165,7 +164,7 @@ mod tests {
     fn frames_without_sound_times_are_counted_as_they_come() {
         let frames = [entry(0, true), Entry::default(), entry(20, false)];
         let timeline = Timeline::from_frames(&frames, (1, 100));
-        assert_eq!((timeline.times.as_slice(), timeline.by_time), (&[0, 0, 20][..], false));
+        assert_eq!((timeline.times.as_slice(), timeline.by_time), (&[0, 10, 20][..], false));
         let last = Entry { duration: 0, ..entry(10, false) };
         let timeline = Timeline::from_frames(&[entry(0, true), last], (1, 100));
         assert_eq!((timeline.by_time, timeline.length), (true, 20));

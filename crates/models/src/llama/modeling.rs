@@ -215,7 +215,6 @@ impl LlamaAttention {
     }
 }
 
-#[expect(clippy::upper_case_acronyms, reason = "the name in transformers")]
 struct LlamaMLP {
     /// `up_proj` and `gate_proj`.
     gate_up_proj: GatedLinear,

@@ -148,7 +148,7 @@ impl GenerationConfig {
     ///
     /// # Errors
     /// [`ModelError::Config`] for what cannot be honoured.
-    pub(super) fn read(dir: &Path, vocab_size: usize) -> Result<Self> {
+    pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("generation_config.json");
         let (path, json) = match path.is_file() {
             true => (path.clone(), read_json::<Value>(&path)?),
@@ -164,7 +164,6 @@ impl GenerationConfig {
         let id = |field: &'static str, id: i64| {
             u32::try_from(id).map_err(|_| config.error(field, format!("is {id}; ids are not negative")))
         };
-        // Ids beyond the vocabulary (an extended tokenizer's, for example) can do nothing.
         let ids = |field, list: &[i64]| list.iter().map(|&n| id(field, n)).collect::<Result<Vec<u32>>>();
         let json = &config.value;
         let eos_token_id = match &json.eos_token_id {
@@ -174,9 +173,6 @@ impl GenerationConfig {
             Some(Ids::Many(list)) => ids("eos_token_id", list)?,
         };
         let pad_token_id = json.pad_token_id.map(|n| id("pad_token_id", n)).transpose()?;
-        if pad_token_id.is_some_and(|pad| pad as usize >= vocab_size) {
-            // Nothing of it is ever embedded: rows end one by one.
-        }
         let sampling = SamplingParams {
             temperature: json.temperature,
             top_k: json.top_k,

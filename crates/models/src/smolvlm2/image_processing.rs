@@ -59,6 +59,30 @@ impl SmolVLMImageProcessor {
         self.max_image_size
     }
 
+    /// Into how many rows and columns of parts a picture of `height` × `width` pixels is split; 0 and 0 when it is one
+    /// tile. A picture takes `rows · cols + 1` tiles.
+    pub fn tile_grid(&self, height: usize, width: usize) -> (usize, usize) {
+        if height == 0 || width == 0 || !self.do_image_splitting {
+            return (0, 0);
+        }
+        self.grid(vision_encoder_size(self.first_size((height, width)), self.max_image_size))
+    }
+
+    /// The grid of a picture that is a whole number of tiles high and wide.
+    fn grid(&self, (height, width): (usize, usize)) -> (usize, usize) {
+        let side = self.max_image_size;
+        if height <= side && width <= side { (0, 0) } else { (height / side, width / side) }
+    }
+
+    /// The (height, width) that a picture is resized to before it is split.
+    fn first_size(&self, size: (usize, usize)) -> (usize, usize) {
+        match self.size {
+            None => size,
+            Some(Size::Exact(height, width)) => (height, width),
+            Some(Size::LongestEdge(edge)) => size_below(longest_edge_size(size, edge), MAX_IMAGE_SIZE),
+        }
+    }
+
     /// The tiles of `image`.
     ///
     /// # Errors
@@ -68,15 +92,7 @@ impl SmolVLMImageProcessor {
             return Err(ModelError::request("messages", "has a picture without pixels"));
         }
         let side = self.max_image_size;
-        let of = |image: &RgbImage| (image.height() as usize, image.width() as usize);
-        let resized = match self.size {
-            None => image.clone(),
-            Some(Size::Exact(height, width)) => resize(image, (height, width), self.resample),
-            Some(Size::LongestEdge(edge)) => {
-                let size = size_below(longest_edge_size(of(image), edge), MAX_IMAGE_SIZE);
-                resize(image, size, self.resample)
-            }
-        };
+        let resized = resize(image, self.first_size(of(image)), self.resample);
         if !self.do_image_splitting {
             let tile = Tile::new(resize(&resized, (side, side), self.resample), &self.normalize);
             return Ok(ProcessedImage { rows: 0, cols: 0, tiles: Arc::new([tile]) });
@@ -87,10 +103,10 @@ impl SmolVLMImageProcessor {
             return Err(ModelError::request("messages", detail));
         }
         let resized = resize(&resized, (height, width), self.resample);
-        if height <= side && width <= side {
+        let (rows, cols) = self.grid((height, width));
+        if (rows, cols) == (0, 0) {
             return Ok(ProcessedImage { rows: 0, cols: 0, tiles: Arc::new([Tile::new(resized, &self.normalize)]) });
         }
-        let (rows, cols) = (height / side, width / side);
         let part = |row: usize, col: usize| {
             let corner = ((col * side) as u32, (row * side) as u32);
             RgbImage::from_fn(side as u32, side as u32, |x, y| *resized.get_pixel(corner.0 + x, corner.1 + y))
@@ -100,6 +116,11 @@ impl SmolVLMImageProcessor {
         tiles.push(Tile::new(resize(&resized, (side, side), self.resample), &self.normalize));
         Ok(ProcessedImage { rows, cols, tiles: tiles.into() })
     }
+}
+
+/// Height and width.
+fn of(image: &RgbImage) -> (usize, usize) {
+    (image.height() as usize, image.width() as usize)
 }
 
 /// The (height, width) in whole tiles of `side`: first the longer side, then the other in about the same proportion.

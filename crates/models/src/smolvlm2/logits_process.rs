@@ -170,3 +170,64 @@ fn softmax(scores: &mut [f32]) {
     }
     scores.iter_mut().for_each(|score| *score = (f64::from(*score) / total) as f32);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use sango_tensor::Weights;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn probabilities_are_those_of_the_reference() {
+        let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/cases");
+        let dir = cases.join("smolvlm2-sampling");
+        let text = std::fs::read_to_string(dir.join("settings.json")).expect("the settings");
+        let settings: Vec<Value> = serde_json::from_str(&text).expect("a list");
+        let tensors = Weights::open_file(dir.join("sampling.safetensors")).expect("the case");
+        let config = GenerationConfig::read(&cases.join("smolvlm2-yarn/model")).expect("a folder");
+        for (n, setting) in settings.iter().enumerate() {
+            let number = |key: &str| setting[key].as_f64().map(|x| x as f32);
+            let params = SamplingParams {
+                temperature: number("temperature").or(Some(1.0)),
+                // All of them, unless the reference was told a number.
+                top_k: Some(setting["top_k"].as_u64().unwrap_or(0) as usize),
+                top_p: number("top_p"),
+                min_p: number("min_p"),
+                repetition_penalty: number("repetition_penalty"),
+                seed: None,
+            };
+            let get = |name: &str| {
+                let name = format!("{n}.{name}");
+                tensors.get(&name, &tensors.shape(&name).expect("listed")).expect("read")
+            };
+            let ids: Vec<u32> = get("ids").as_i64().expect("ids").iter().map(|&id| id as u32).collect();
+            let mut scores = get("scores").as_f32().expect("scores").to_vec();
+            LogitsProcessor::new(&config, &params, ids.len(), 0).probabilities(&ids, &mut scores);
+            let probabilities = get("probs");
+            for (id, (p, expected)) in scores.iter().zip(probabilities.as_f32().expect("floats")).enumerate() {
+                assert!((p - expected).abs() < 1e-6, "{setting}: {p} instead of {expected} for {id}");
+            }
+        }
+    }
+
+    #[test]
+    fn draws_come_as_often_as_they_are_likely() {
+        let config = GenerationConfig::read(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/cases/smolvlm2-yarn/model"),
+        );
+        let params = SamplingParams { temperature: Some(1.0), top_k: Some(0), ..SamplingParams::default() };
+        let mut processor = LogitsProcessor::new(&config.expect("a folder"), &params, 0, 0);
+        let wanted = [0.5f32, 0.25, 0.125, 0.125, 0.0];
+        let mut counts = [0; 5];
+        for _ in 0..4000 {
+            let mut scores = wanted.map(f32::ln);
+            counts[processor.next(&[], &mut scores) as usize] += 1;
+        }
+        for (count, p) in counts.iter().zip(wanted) {
+            assert!((*count as f32 / 4000.0 - p).abs() < 0.03, "{counts:?}");
+        }
+    }
+}

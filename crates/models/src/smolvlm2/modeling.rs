@@ -46,7 +46,7 @@ impl SmolVLMForConditionalGeneration {
     pub fn load(dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let dir = dir.as_ref();
         let checked = CheckedConfig::read(dir)?;
-        let generation_config = GenerationConfig::read(dir, checked.text.config.vocab_size)?;
+        let generation_config = GenerationConfig::read(dir)?;
         let published = Weights::open(dir, "model")?.with_dtype(options.dtype);
         let parameters = published.parameter_count();
         // A tied head that is in the file all the same is used as it is there, as `from_pretrained` does.

@@ -33,7 +33,7 @@ impl SmolVLMSettings {
         let dir = dir.as_ref();
         let config = CheckedConfig::read(dir)?.text.config;
         let video = SmolVLMVideoProcessor::load(dir)?;
-        let generation = GenerationConfig::read(dir, config.vocab_size)?;
+        let generation = GenerationConfig::read(dir)?;
         Ok(Self {
             num_frames: video.num_frames(),
             fps: video.fps(),

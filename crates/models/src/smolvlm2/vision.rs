@@ -202,7 +202,6 @@ impl SmolVLMVisionAttention {
     }
 }
 
-#[expect(clippy::upper_case_acronyms, reason = "the name in transformers")]
 struct SmolVLMVisionMLP {
     fc1: Linear,
     fc2: Linear,

@@ -103,7 +103,7 @@ pub fn run(stage: Stage) -> Result<()> {
             let run = start(run);
             train::train(&options, run.seed, &run.dir)
         }
-        Stage::Export { run, out } => export(&run.dir, &out),
+        Stage::Export { run, out } => export(&run.dir, &out, run.seed),
         Stage::Evaluate { run, options, model } => evaluate(&options, &model, &start(run).dir).map(drop),
         Stage::Lora { run, options, out } => {
             let run = start(run);
@@ -113,10 +113,10 @@ pub fn run(stage: Stage) -> Result<()> {
             let run = start(all.run);
             vision(&run, &all.vision)?;
             train::train(&all.train, run.seed, &run.dir)?;
-            export(&run.dir, &all.out)?;
+            export(&run.dir, &all.out, run.seed)?;
             // Once more, with the scores in the card.
             evaluate(&all.evaluate, &all.out, &run.dir)?;
-            export(&run.dir, &all.out)
+            export(&run.dir, &all.out, run.seed)
         }
     }
 }

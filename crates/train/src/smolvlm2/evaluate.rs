@@ -196,19 +196,17 @@ impl<'a> Conversation<'a> {
 pub fn evaluate(options: &EvaluateOptions, model: &Path, dir: &Path) -> Result<Value> {
     let (_vs, net) = SmolVlm::load(model, Kind::Float)?;
     let tokenizer = ShapesTokenizer::load(&model.join("tokenizer.json"))?;
-    let scratch = options.keep.clone().unwrap_or_else(|| dir.join("clips"));
-    std::fs::create_dir_all(&scratch).with_context(|| format!("making {}", scratch.display()))?;
+    for folder in options.keep.iter().map(PathBuf::as_path).chain([dir]) {
+        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
     let layout = Layout::Clip { frames: FRAMES, fps: RATE };
     let (mut scores, mut lines) = (BTreeMap::<(&str, &str), (usize, usize)>::new(), Vec::new());
     for seed in options.first_seed..options.first_seed + options.clips as u64 {
         let (story, questions) = held_out(seed, options.asks);
         let name = format!("{seed:05}.mp4");
-        let path = scratch.join(&name);
+        let path = options.keep.as_ref().map_or_else(|| dir.join("clip.mp4"), |keep| keep.join(&name));
         write_mp4(&story.render(FRAMES, SIZE), SIZE, RATE, &path)?;
         let conversation = Conversation::about(&net, &tokenizer, layout, &read_frames(&path, layout)?)?;
-        if options.keep.is_none() {
-            std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-        }
         for (ask, text) in questions {
             let said = conversation.answer(&text)?;
             let right = judge(&story, ask, &said);
@@ -224,8 +222,9 @@ pub fn evaluate(options: &EvaluateOptions, model: &Path, dir: &Path) -> Result<V
     }
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     std::fs::write(dir.join("answers.jsonl"), &text).context("writing the answers")?;
-    if options.keep.is_some() {
-        std::fs::write(scratch.join("questions.jsonl"), &text).context("writing the questions")?;
+    match &options.keep {
+        Some(keep) => std::fs::write(keep.join("questions.jsonl"), &text).context("writing the questions")?,
+        None => std::fs::remove_file(dir.join("clip.mp4")).context("removing the last clip")?,
     }
     let table: Vec<Value> = scores
         .iter()

@@ -18,11 +18,12 @@ const CHAT_TEMPLATE: &str = "<|im_start|>{% for message in messages %}{{message[
     {% elif line['type'] == 'image' %}{{ '<image>' }}{% elif line['type'] == 'video' %}{{ '<video>' }}{% endif %}\
     {% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}";
 
-/// Writes the averaged weights of the run in `dir` as a Hugging Face folder, in bf16.
+/// Writes the averaged weights of the run in `dir` as a Hugging Face folder, in bf16; with scores in
+/// `dir/evaluation.json`, a model card too, which names the run's seed.
 ///
 /// # Errors
 /// When a part of the run is missing or a file cannot be written.
-pub fn export(dir: &Path, out: &Path) -> Result<()> {
+pub fn export(dir: &Path, out: &Path, seed: u64) -> Result<()> {
     let tokenizer = ShapesTokenizer::load(&dir.join("tokenizer.json"))?;
     let config = SmolVlmConfig::shapes(tokenizer.vocab_size(), tokenizer.image);
     let weights = checkpoint::load(&dir.join("smolvlm2.safetensors"))
@@ -30,7 +31,7 @@ pub fn export(dir: &Path, out: &Path) -> Result<()> {
     let weights = weights.into_iter().map(|(name, tensor)| (name, tensor.to_kind(Kind::BFloat16))).collect();
     checkpoint::save_weights(&out.join("model.safetensors"), &weights)?;
     write_settings(&config, &tokenizer, out)?;
-    if let Some(card) = super::card::write(dir)? {
+    if let Some(card) = super::card::write(dir, seed)? {
         std::fs::write(out.join("README.md"), card).context("writing the model card")?;
     }
     Ok(())

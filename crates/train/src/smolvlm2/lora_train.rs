@@ -213,7 +213,7 @@ pub fn train(options: &LoraOptions, seed: u64, dir: &Path, out: &Path) -> Result
     let mut report = Report::open(dir, "lora", options, trainer.step, options.steps)?;
     let schedule =
         Schedule { peak: options.rate, warmup: (options.steps / 20).max(1), total: options.steps, floor: 0.02 };
-    let mut scored = |trainer: &mut LoraTrainer, report: &mut Report| -> Result<()> {
+    let scored = |trainer: &mut LoraTrainer, report: &mut Report| -> Result<()> {
         let (loss, right) = trainer.evaluate()?;
         report.log(trainer.step, &[("held_out_loss", loss), ("held_out_right", right)])
     };

@@ -35,7 +35,7 @@ const NUMBERS: i64 = 5;
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct VisionOptions {
     /// Steps in all.
-    #[arg(long, default_value_t = 1200)]
+    #[arg(long, default_value_t = 3000)]
     pub vision_steps: u64,
     /// Pictures per step.
     #[arg(long, default_value_t = 96)]

@@ -18,47 +18,96 @@ use crate::{AttentionMask, Isa, KernelError};
 const BLOCK: usize = 128;
 /// Queries that are worked on together at most: their sums stay in registers.
 const TOGETHER: usize = 4;
+/// Keys whose scores are computed together.
+const KEYS: usize = 4;
 /// How many keys ahead they are brought into the cache.
-const AHEAD: usize = 8;
+const AHEAD: usize = 24;
 /// Multiplications below which another thread is not worth waking.
 const MIN_TASK: usize = 16 * 1024;
 /// What a part keeps of each query beside the sums: its largest score, and the sum of its weights.
 const STATE: usize = 2;
 
 /// A type that queries, keys and values can have.
+///
+/// Two vectors of them at a time are loaded in whatever order is quickest: queries, keys, values and sums all have it, and
+/// storing undoes it.
 pub(super) trait Element: Copy + Sync {
     /// # Safety
-    /// The elements exist; the CPU has the instructions of `S`.
-    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
+    /// Two vectors of elements exist; the CPU has the instructions of `S`.
+    unsafe fn load<S: Simd>(from: *const Self) -> [S::V; 2];
     /// # Safety
     /// As [`Self::load`].
-    unsafe fn store<S: Simd>(to: *mut Self, value: S::V);
+    unsafe fn store<S: Simd>(to: *mut Self, values: [S::V; 2]);
+    /// # Safety
+    /// The element exists.
+    unsafe fn load_one(from: *const Self) -> f32;
+    /// # Safety
+    /// The element exists.
+    unsafe fn store_one(to: *mut Self, value: f32);
 }
 
 impl Element for f32 {
     #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const f32) -> S::V {
+    unsafe fn load<S: Simd>(from: *const f32) -> [S::V; 2] {
         // SAFETY: passed on from the caller.
-        unsafe { S::load(from) }
+        unsafe { [S::load(from), S::load(from.add(S::LANES))] }
     }
     #[inline(always)]
-    unsafe fn store<S: Simd>(to: *mut f32, value: S::V) {
+    unsafe fn store<S: Simd>(to: *mut f32, values: [S::V; 2]) {
         // SAFETY: passed on from the caller.
-        unsafe { S::store(to, value) }
+        unsafe {
+            S::store(to, values[0]);
+            S::store(to.add(S::LANES), values[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_one(from: *const f32) -> f32 {
+        // SAFETY: passed on from the caller.
+        unsafe { *from }
+    }
+    #[inline(always)]
+    unsafe fn store_one(to: *mut f32, value: f32) {
+        // SAFETY: passed on from the caller.
+        unsafe { *to = value }
     }
 }
 
 impl Element for bf16 {
     #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const bf16) -> S::V {
+    unsafe fn load<S: Simd>(from: *const bf16) -> [S::V; 2] {
         // SAFETY: passed on from the caller.
-        unsafe { S::load_bf16(from) }
+        unsafe { S::load_bf16_pairs(from) }
     }
     #[inline(always)]
-    unsafe fn store<S: Simd>(to: *mut bf16, value: S::V) {
-        // SAFETY: passed on from the caller.
-        unsafe { S::store_bf16(to, value) }
+    unsafe fn store<S: Simd>(to: *mut bf16, values: [S::V; 2]) {
+        let mut rounded = [[bf16::ZERO; 16]; 2];
+        // SAFETY: passed on from the caller; no vector has more than 16 lanes.
+        unsafe {
+            for (values, rounded) in values.into_iter().zip(&mut rounded) {
+                S::store_bf16(rounded.as_mut_ptr(), values);
+            }
+            let [even, odd] = rounded;
+            for (lane, (even, odd)) in even.into_iter().zip(odd).take(S::LANES).enumerate() {
+                *to.add(2 * lane) = even;
+                *to.add(2 * lane + 1) = odd;
+            }
+        }
     }
+    #[inline(always)]
+    unsafe fn load_one(from: *const bf16) -> f32 {
+        // SAFETY: passed on from the caller.
+        unsafe { *from }.to_f32()
+    }
+    #[inline(always)]
+    unsafe fn store_one(to: *mut bf16, value: f32) {
+        // SAFETY: passed on from the caller.
+        unsafe { *to = bf16::from_f32(value) }
+    }
+}
+
+/// How many of `head_dim` elements are loaded as vectors; the others are one by one.
+fn whole<S: Simd>(head_dim: usize) -> usize {
+    head_dim / (2 * S::LANES) * 2 * S::LANES
 }
 
 /// # Safety
@@ -173,12 +222,13 @@ impl<T: Element> Part<'_, T> {
         unsafe {
             let from = self.call.q.as_ptr().add(shape.q.at(self.b, h, i));
             let to = self.queries.add(row * shape.head_dim);
-            let whole = shape.head_dim / S::LANES * S::LANES;
-            for d in (0..whole).step_by(S::LANES) {
-                S::store(to.add(d), S::mul(T::load::<S>(from.add(d)), S::splat(self.call.scale)));
+            for d in (0..whole::<S>(shape.head_dim)).step_by(2 * S::LANES) {
+                for (half, query) in T::load::<S>(from.add(d)).into_iter().enumerate() {
+                    S::store(to.add(d + half * S::LANES), S::mul(query, S::splat(self.call.scale)));
+                }
             }
-            for d in whole..shape.head_dim {
-                *to.add(d) = T::load::<Scalar>(from.add(d)) * self.call.scale;
+            for d in whole::<S>(shape.head_dim)..shape.head_dim {
+                *to.add(d) = T::load_one(from.add(d)) * self.call.scale;
             }
             let state = self.state(row);
             state.write_bytes(0, STATE + shape.head_dim);
@@ -204,48 +254,61 @@ impl<T: Element> Part<'_, T> {
                 self.weigh::<S>(row + q, block.len(), self.scores.add(q * BLOCK));
             }
             let head_dim = self.call.shape.head_dim;
-            let (wide, whole) = (head_dim / (4 * S::LANES) * 4 * S::LANES, head_dim / S::LANES * S::LANES);
+            let (wide, whole) = (head_dim / (4 * S::LANES) * 4 * S::LANES, whole::<S>(head_dim));
             for column in (0..wide).step_by(4 * S::LANES) {
-                self.accumulate::<S, Q, 4>(row, block, column);
+                self.accumulate::<S, Q, 2>(row, block, column);
             }
-            for column in (wide..whole).step_by(S::LANES) {
-                self.accumulate::<S, Q, 1>(row, block, column);
+            if wide < whole {
+                self.accumulate::<S, Q, 1>(row, block, wide);
             }
             for column in whole..head_dim {
-                self.accumulate::<Scalar, Q, 1>(row, block, column);
+                self.accumulate_one::<Q>(row, block, column);
             }
         }
     }
 
-    /// `scores[q][j] = query q · key j`.
+    /// `scores[q][j] = query q · key j`, for four keys at a time.
     #[inline(always)]
     unsafe fn score<S: Simd, const Q: usize>(&self, row: usize, block: &Range<usize>) {
         let shape = &self.call.shape;
-        let whole = shape.head_dim / S::LANES * S::LANES;
-        // SAFETY: queries and keys exist.
+        let whole = whole::<S>(shape.head_dim);
+        // SAFETY: queries and keys exist; scores have room for whole groups.
         unsafe {
             let queries = self.queries.add(row * shape.head_dim).cast_const();
-            for (j, key) in block.clone().enumerate() {
-                let value = self.call.v.as_ptr().wrapping_add(shape.v.at(self.b, self.kv_head, key));
-                let key = self.call.k.as_ptr().add(shape.k.at(self.b, self.kv_head, key));
-                // The heads between one key's and the next one's keep the hardware from seeing where this leads.
-                for d in (0..shape.head_dim).step_by(64 / size_of::<T>()) {
-                    simd::prefetch(key.wrapping_add(AHEAD * shape.k.position + d));
-                    simd::prefetch(value.wrapping_add(d));
-                }
-                let mut sums = [S::splat(0.0); Q];
-                for d in (0..whole).step_by(S::LANES) {
-                    let key = T::load::<S>(key.add(d));
-                    for (q, sum) in sums.iter_mut().enumerate() {
-                        *sum = S::fma(S::load(queries.add(q * shape.head_dim + d)), key, *sum);
+            for j in (0..block.len()).step_by(KEYS) {
+                // The last group may name a key again.
+                let at = |i: usize| (block.start + j + i).min(block.end - 1);
+                let keys: [_; KEYS] = std::array::from_fn(|i| {
+                    let key = self.call.k.as_ptr().add(shape.k.at(self.b, self.kv_head, at(i)));
+                    let value = self.call.v.as_ptr().add(shape.v.at(self.b, self.kv_head, at(i)));
+                    // The heads between one key's and the next one's keep the hardware from seeing where this leads.
+                    for d in (0..shape.head_dim).step_by(64 / size_of::<T>()) {
+                        simd::prefetch(key.wrapping_add(AHEAD * shape.k.position + d));
+                        simd::prefetch(value.wrapping_add(d));
+                    }
+                    key
+                });
+                let mut sums = [[S::splat(0.0); KEYS]; Q];
+                for d in (0..whole).step_by(2 * S::LANES) {
+                    let mut parts = [[S::splat(0.0); 2]; KEYS];
+                    for (part, key) in parts.iter_mut().zip(keys) {
+                        *part = T::load::<S>(key.add(d));
+                    }
+                    for (q, sums) in sums.iter_mut().enumerate() {
+                        let query = queries.add(q * shape.head_dim + d);
+                        let query = [S::load(query), S::load(query.add(S::LANES))];
+                        for (part, sum) in parts.iter().zip(sums) {
+                            *sum = S::fma(query[1], part[1], S::fma(query[0], part[0], *sum));
+                        }
                     }
                 }
-                for (q, &sum) in sums.iter().enumerate() {
-                    let mut sum = S::sum(sum);
+                for (q, sums) in sums.into_iter().enumerate() {
+                    let mut sums = S::sums(sums);
                     for d in whole..shape.head_dim {
-                        sum += *queries.add(q * shape.head_dim + d) * T::load::<Scalar>(key.add(d));
+                        let query = *queries.add(q * shape.head_dim + d);
+                        sums.iter_mut().zip(keys).for_each(|(sum, key)| *sum += query * T::load_one(key.add(d)));
                     }
-                    *self.scores.add(q * BLOCK + j) = sum;
+                    self.scores.add(q * BLOCK + j).cast::<[f32; KEYS]>().write_unaligned(sums);
                 }
             }
         }
@@ -305,7 +368,7 @@ impl<T: Element> Part<'_, T> {
         }
     }
 
-    /// `sums[q] += Σ_j weights[q][j] · value j`, for `W` vectors of columns.
+    /// `sums[q] += Σ_j weights[q][j] · value j`, for `W` pairs of vectors of columns.
     #[inline(always)]
     unsafe fn accumulate<S: Simd, const Q: usize, const W: usize>(
         &self,
@@ -316,21 +379,47 @@ impl<T: Element> Part<'_, T> {
         let shape = &self.call.shape;
         // SAFETY: values, weights and sums exist.
         unsafe {
-            let at = |q: usize, w: usize| self.state(row + q).add(STATE + column + w * S::LANES);
-            let mut sums: [[S::V; W]; Q] = std::array::from_fn(|q| std::array::from_fn(|w| S::load(at(q, w))));
+            let at =
+                |q: usize, w: usize, half: usize| self.state(row + q).add(STATE + column + (2 * w + half) * S::LANES);
+            let mut sums = [[[S::splat(0.0); 2]; W]; Q];
+            for (q, sums) in sums.iter_mut().enumerate() {
+                for (w, sums) in sums.iter_mut().enumerate() {
+                    *sums = [S::load(at(q, w, 0)), S::load(at(q, w, 1))];
+                }
+            }
             for (j, key) in block.clone().enumerate() {
                 let value = self.call.v.as_ptr().add(shape.v.at(self.b, self.kv_head, key) + column);
-                let value: [S::V; W] = std::array::from_fn(|w| T::load::<S>(value.add(w * S::LANES)));
+                let mut values = [[S::splat(0.0); 2]; W];
+                for (w, values) in values.iter_mut().enumerate() {
+                    *values = T::load::<S>(value.add(2 * w * S::LANES));
+                }
                 for (q, sums) in sums.iter_mut().enumerate() {
                     let weight = S::splat(*self.scores.add(q * BLOCK + j));
-                    for (sum, &value) in sums.iter_mut().zip(&value) {
-                        *sum = S::fma(weight, value, *sum);
+                    for (sums, values) in sums.iter_mut().zip(&values) {
+                        sums[0] = S::fma(weight, values[0], sums[0]);
+                        sums[1] = S::fma(weight, values[1], sums[1]);
                     }
                 }
             }
             for (q, sums) in sums.iter().enumerate() {
-                for (w, &sum) in sums.iter().enumerate() {
-                    S::store(at(q, w), sum);
+                for (w, sums) in sums.iter().enumerate() {
+                    S::store(at(q, w, 0), sums[0]);
+                    S::store(at(q, w, 1), sums[1]);
+                }
+            }
+        }
+    }
+
+    /// [`Self::accumulate`] for one column.
+    #[inline(always)]
+    unsafe fn accumulate_one<const Q: usize>(&self, row: usize, block: &Range<usize>, column: usize) {
+        let shape = &self.call.shape;
+        for (j, key) in block.clone().enumerate() {
+            // SAFETY: values, weights and sums exist.
+            unsafe {
+                let value = T::load_one(self.call.v.as_ptr().add(shape.v.at(self.b, self.kv_head, key) + column));
+                for q in 0..Q {
+                    *self.state(row + q).add(STATE + column) += *self.scores.add(q * BLOCK + j) * value;
                 }
             }
         }
@@ -344,7 +433,7 @@ struct Together<'a, T> {
     rows: usize,
     parts: usize,
     /// `[parts][rows][STATE + head_dim]`
-    from: *const f32,
+    from: *mut f32,
 }
 
 impl<T: Element> Kernel for Together<'_, T> {
@@ -354,47 +443,47 @@ impl<T: Element> Kernel for Together<'_, T> {
     unsafe fn run<S: Simd>(self) {
         let shape = &self.call.shape;
         let (b, kv_head) = (self.pair / shape.kv_heads, self.pair % shape.kv_heads);
-        let whole = shape.head_dim / S::LANES * S::LANES;
+        let whole = whole::<S>(shape.head_dim);
         for row in 0..self.rows {
             let (h, i) = place(self.call, kv_head, row);
             // SAFETY: the partial results were filled in, and the output's row exists.
             unsafe {
                 let part = |part: usize| self.from.add((part * self.rows + row) * (STATE + shape.head_dim));
                 let largest = (0..self.parts).map(|p| *part(p)).fold(f32::MIN, f32::max);
-                let factor = |p: usize| math::exp::<Scalar>(*part(p) - largest);
-                let total: f32 = (0..self.parts).map(|p| *part(p).add(1) * factor(p)).sum();
+                let mut total = 0.0;
+                for p in 0..self.parts {
+                    *part(p) = math::exp::<Scalar>(*part(p) - largest);
+                    total += *part(p) * *part(p).add(1);
+                }
                 // A query that sees nothing has weight 0 and sums 0.
                 let inverse = if total == 0.0 { 0.0 } else { 1.0 / total };
+                (0..self.parts).for_each(|p| *part(p) *= inverse);
                 let to = self.call.out.add(shape.out.at(b, h, i));
-                for d in (0..whole).step_by(S::LANES) {
-                    self.column::<S>(&part, &factor, inverse, d, to);
+                for d in (0..whole).step_by(2 * S::LANES) {
+                    let halves = [self.sum::<S>(row, d), self.sum::<S>(row, d + S::LANES)];
+                    T::store::<S>(to.add(d), halves);
                 }
                 for d in whole..shape.head_dim {
-                    self.column::<Scalar>(&part, &factor, inverse, d, to);
+                    T::store_one(to.add(d), self.sum::<Scalar>(row, d));
                 }
             }
         }
     }
 }
 
-impl<T: Element> Together<'_, T> {
-    /// One vector of a query's output.
+impl<T> Together<'_, T> {
+    /// One vector of a query's weighted sums; each part's state begins with its weight by now.
     #[inline(always)]
-    unsafe fn column<S: Simd>(
-        &self,
-        part: &impl Fn(usize) -> *const f32,
-        factor: &impl Fn(usize) -> f32,
-        inverse: f32,
-        d: usize,
-        to: *mut T,
-    ) {
+    unsafe fn sum<S: Simd>(&self, row: usize, column: usize) -> S::V {
+        let width = STATE + self.call.shape.head_dim;
         // SAFETY: passed on from `run`.
         unsafe {
             let mut sum = S::splat(0.0);
             for p in 0..self.parts {
-                sum = S::fma(S::load(part(p).add(STATE + d)), S::splat(factor(p)), sum);
+                let part = self.from.add((p * self.rows + row) * width);
+                sum = S::fma(S::load(part.add(STATE + column)), S::splat(*part), sum);
             }
-            T::store::<S>(to.add(d), S::mul(sum, S::splat(inverse)));
+            sum
         }
     }
 }

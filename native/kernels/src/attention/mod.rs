@@ -142,7 +142,9 @@ pub fn attention_bf16(
     }
     let call = Call { q, k, v, shape: *shape, scale, mask, out: Shared::new(out.as_mut_ptr()) };
     let isa = Isa::active();
-    if shape.q_len < FEW_QUERIES && isa != Isa::Scalar {
+    // Tiles pay from fewer queries on than vectors do.
+    let few = if isa == Isa::Amx { FEW_QUERIES / 2 } else { FEW_QUERIES };
+    if shape.q_len < few && isa != Isa::Scalar {
         // SAFETY: every slice reaches far enough, and the instruction set is there.
         return unsafe { few::run(&call, isa) };
     }

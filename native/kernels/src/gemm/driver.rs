@@ -197,13 +197,15 @@ pub(crate) unsafe fn run(
         let table_bytes = (entries + entries.div_ceil(GROUP)) * size_of::<usize>();
         let table_bytes = table_bytes.next_multiple_of(64);
         let expanded_bytes = if kernel.expand { int8::expanded_bytes(w) } else { 0 };
-        let result = scratch::with(sums_bytes + table_bytes + expanded_bytes, |memory| {
+        let group_bytes = if kernel.strides && w.taps == 1 { GROUP * row_bytes(kernel.rows, w.channels) } else { 0 };
+        let result = scratch::with(sums_bytes + table_bytes + expanded_bytes + group_bytes, |memory| {
             let table = memory.wrapping_add(sums_bytes).cast::<*const u8>();
             let memory = Memory {
                 sums: memory.cast(),
                 table,
                 strides: table.wrapping_add(entries).cast(),
                 expanded: memory.wrapping_add(sums_bytes + table_bytes),
+                group: memory.wrapping_add(sums_bytes + table_bytes + expanded_bytes),
             };
             // SAFETY: the scratch is that large; the caller vouches for the rest.
             unsafe {
@@ -258,6 +260,8 @@ struct Memory {
     strides: *mut usize,
     /// A panel of int8 weights as bf16, for kernels with [`Kernel::expand`].
     expanded: *mut u8,
+    /// A group of rows, for kernels with [`Kernel::strides`].
+    group: *mut u8,
 }
 
 /// # Safety
@@ -278,7 +282,7 @@ unsafe fn run_task(
     let first_row = (task % chunks) * plan.task_rows;
     let live_rows = plan.task_rows.min(plan.m - first_row);
     let first_panel = (task / chunks) * plan.task_panels;
-    let Memory { sums, table, strides, expanded } = *memory;
+    let Memory { sums, table, strides, expanded, .. } = *memory;
     for tap in 0..w.taps {
         // SAFETY: the table has a row of entries per tap, initialised memory like all scratch.
         let pointers = unsafe { std::slice::from_raw_parts_mut(table.add(tap * plan.task_rows), live_rows) };
@@ -288,6 +292,23 @@ unsafe fn run_task(
                 // SAFETY: there is an entry per tap and group.
                 unsafe { *strides.add(tap * (plan.task_rows / GROUP) + group) = common_stride(pointers) };
             }
+        }
+    }
+    // Rows that do not fill a group are copied to where there is room for a whole one, and then read like the others.
+    let rest = live_rows % GROUP;
+    let padded = kernel.strides && w.taps == 1 && rest != 0;
+    if padded {
+        let bytes = row_bytes(kernel.rows, w.channels);
+        // SAFETY: the scratch has room for a group of rows; those that are live are readable, and have as many bytes up to
+        // the padding to whole steps.
+        unsafe {
+            for (i, row) in (live_rows - rest..live_rows).enumerate() {
+                let copy = memory.group.add(i * bytes);
+                (*table.add(row)).copy_to_nonoverlapping(copy, w.channels.next_multiple_of(PANEL) * 2);
+                *table.add(row) = copy;
+            }
+            (live_rows..live_rows.next_multiple_of(GROUP)).for_each(|row| *table.add(row) = memory.group);
+            *strides.add(live_rows / GROUP) = bytes;
         }
     }
     for panel in first_panel..(first_panel + plan.task_panels).min(plan.panels) {
@@ -300,13 +321,14 @@ unsafe fn run_task(
         };
         for (i, block) in blocks.iter().enumerate() {
             for row in (0..live_rows).step_by(kernel.tile_rows) {
+                let live = kernel.tile_rows.min(live_rows - row);
                 let tile = Tile {
                     // SAFETY: row < live_rows <= task_rows.
                     rows: unsafe { table.add(row) },
                     row_stride: plan.task_rows,
                     // SAFETY: as above; tiles of kernels that read strides are a multiple of 16 rows.
                     row_strides: unsafe { strides.add(row / GROUP) },
-                    live: kernel.tile_rows.min(live_rows - row),
+                    live: if padded { live.next_multiple_of(GROUP) } else { live },
                     panel: weights,
                     ahead: ahead(w, panel, block, row / kernel.tile_rows, live_rows.div_ceil(kernel.tile_rows)),
                     tap_bytes,
@@ -321,7 +343,7 @@ unsafe fn run_task(
                 if i + 1 < blocks.len() {
                     continue;
                 }
-                let (first_row, rows, sums, scales) = (first_row + row, tile.live, tile.sums, w.scales(panel));
+                let (first_row, rows, sums, scales) = (first_row + row, live, tile.sums, w.scales(panel));
                 // SAFETY: the panel's columns and these rows exist in the output.
                 unsafe { Store { w, panel, first_row, rows, sums, scales, finish, out }.store(kernel.isa) };
             }

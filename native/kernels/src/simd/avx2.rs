@@ -42,6 +42,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const bf16) -> [__m256; 2] {
+        // SAFETY: the instructions are there and the memory is valid (caller).
+        unsafe {
+            let pairs = _mm256_loadu_si256(from.cast());
+            let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(odd)]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> __m256 {
         // SAFETY: the instructions are there and the memory is valid (caller).
         unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }

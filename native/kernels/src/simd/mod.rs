@@ -31,6 +31,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
     unsafe fn load_bf16(from: *const bf16) -> Self::V;
+    /// Twice as many numbers as a vector has: those at even and those at odd places.
+    unsafe fn load_bf16_pairs(from: *const bf16) -> [Self::V; 2];
     unsafe fn load_i8(from: *const i8) -> Self::V;
     /// Stores pairs of numbers that bf16 holds exactly: `even[0]`, `odd[0]`, `even[1]`, ….
     unsafe fn store_bf16_pairs(to: *mut [bf16; 2], even: Self::V, odd: Self::V);
@@ -55,6 +57,12 @@ pub(crate) trait Simd: Copy {
     /// `yes` where `a < b`, else `no`.
     unsafe fn select_lt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     unsafe fn sum(a: Self::V) -> f32;
+    /// The sums of four vectors.
+    #[inline(always)]
+    unsafe fn sums(a: [Self::V; 4]) -> [f32; 4] {
+        // SAFETY: passed on from the caller.
+        a.map(|a| unsafe { Self::sum(a) })
+    }
     /// The largest value; unspecified when one is NaN.
     unsafe fn largest(a: Self::V) -> f32;
 }
@@ -85,6 +93,11 @@ impl Simd for Scalar {
     unsafe fn load_bf16(from: *const bf16) -> f32 {
         // SAFETY: passed on from the caller.
         unsafe { from.read_unaligned() }.to_f32()
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const bf16) -> [f32; 2] {
+        // SAFETY: passed on from the caller.
+        unsafe { [Self::load_bf16(from), Self::load_bf16(from.add(1))] }
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> f32 {
