@@ -26,7 +26,8 @@ pub fn run(name: &str, models: Option<&Path>) -> anyhow::Result<PathBuf> {
     };
     let dir = root.join(model);
     // Half-precision copies and pickles are left out: they would double the download and are never read.
-    let allowed = ["**/*.json", "*.json", "**/*.txt", "**/*.model", "**/*.safetensors", "*.safetensors", "*.md"];
+    let allowed =
+        ["**/*.json", "*.json", "**/*.txt", "*.jinja", "**/*.model", "**/*.safetensors", "*.safetensors", "*.md"];
     hf_hub::HFClientSync::new()?
         .model(owner, model)
         .snapshot_download()
@@ -64,8 +65,14 @@ fn repository(name: &str) -> anyhow::Result<&str> {
     match name {
         "amused" | "amused-256" => Ok("amused/amused-256"),
         "amused-512" => Ok("amused/amused-512"),
+        "smolvlm2" | "smolvlm2-256m" => Ok("HuggingFaceTB/SmolVLM2-256M-Video-Instruct"),
+        "smolvlm2-500m" => Ok("HuggingFaceTB/SmolVLM2-500M-Video-Instruct"),
+        "smolvlm2-2.2b" => Ok("HuggingFaceTB/SmolVLM2-2.2B-Instruct"),
         other if is_repository(other) => Ok(other),
-        other => anyhow::bail!("unknown model '{other}'; known are amused-256, amused-512, or any owner/repository"),
+        other => anyhow::bail!(
+            "unknown model '{other}'; known are amused-256, amused-512, smolvlm2-256m, smolvlm2-500m, smolvlm2-2.2b, \
+             or any owner/repository"
+        ),
     }
 }
 
@@ -85,6 +92,7 @@ mod tests {
     #[test]
     fn short_names_and_repositories() {
         assert_eq!(repository("amused").ok(), Some("amused/amused-256"));
+        assert_eq!(repository("smolvlm2").ok(), Some("HuggingFaceTB/SmolVLM2-256M-Video-Instruct"));
         assert_eq!(repository("someone/model").ok(), Some("someone/model"));
         for bad in ["", "nothing", "a/b/c", "/x", "../..", "a/..", "a b/c"] {
             assert!(repository(bad).is_err(), "{bad} was accepted");
