@@ -29,15 +29,16 @@ pub struct VideoLimits {
 }
 
 impl Default for VideoLimits {
-    /// 4 GiB, frames up to 8192x4320, a million of them (9 hours at 30 per second), 3 GiB of memory, 2 minutes, and as
-    /// many threads as there are cores, up to 4.
+    /// 4 GiB, frames up to 8192x4320, a million of them (9 hours at 30 per second), 3 GiB of memory, 5 minutes (sparse
+    /// frames of a long video cost a minute of computing, and the machine may be busy), and as many threads as there are
+    /// cores, up to 4.
     fn default() -> Self {
         Self {
             max_bytes: 4 << 30,
             max_pixels: 8192 * 4320,
             max_frames: 1_000_000,
             max_memory: 3 << 30,
-            time: Duration::from_secs(120),
+            time: Duration::from_secs(300),
             threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
             stop: None,
         }
