@@ -10,6 +10,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, setrlimit};
 
 use super::limits::{StopCheck, VideoLimits};
@@ -145,8 +146,9 @@ impl Decoder {
         }
     }
 
-    /// Waits for the end, whatever the exit status.
-    pub fn finish(mut self) -> Result<(ExitStatus, Log), MediaError> {
+    /// Waits for the end, whatever the exit status. There is none to be had in a process that ignores SIGCHLD, as
+    /// Erlang's does: the system reaps its children.
+    pub fn finish(mut self) -> Result<(Option<ExitStatus>, Log), MediaError> {
         let mut rest = [0; 4096];
         while self.read(&mut rest)? > 0 {}
         while self.stderr.is_some() {
@@ -154,19 +156,20 @@ impl Decoder {
         }
         let status = loop {
             match self.child.try_wait() {
-                Ok(Some(status)) => break status,
+                Ok(Some(status)) => break Some(status),
+                Err(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) => break None,
                 Ok(None) => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) => return Err(damaged(error.to_string())),
             }
             self.budget.check()?;
         };
-        if status.signal() == Some(Signal::XCPU.as_raw()) {
+        if status.and_then(|status| status.signal()) == Some(Signal::XCPU.as_raw()) {
             return Err(self.budget.timed_out());
         }
         let out_of_memory = ["Cannot allocate memory", "failed to map segment", "cannot allocate"]
             .iter()
             .any(|words| self.log.mentions(words));
-        if !status.success() && out_of_memory {
+        if status.is_none_or(|status| !status.success()) && out_of_memory {
             return Err(MediaError::OutOfMemory { limit: self.budget.memory });
         }
         Ok((status, std::mem::take(&mut self.log)))
@@ -186,7 +189,7 @@ impl Decoder {
         }
         match poll(&mut waiting, Some(&timeout)) {
             Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(false),
+            Err(Errno::INTR) => return Ok(false),
             Err(error) => return Err(damaged(error.to_string())),
         }
         let ready: Vec<bool> = waiting.iter().map(|fd| !fd.revents().is_empty()).collect();

@@ -65,7 +65,13 @@ fn list(
     let listing = Listing::read(&mut decoder, limits.max_frames)?;
     let (status, log) = decoder.finish()?;
     let complaint = log.first().map(str::to_owned);
-    Ok((listing, complaint.or_else(|| (!status.success()).then(|| format!("ffprobe ended with {status}")))))
+    Ok((
+        listing,
+        complaint.or_else(|| {
+            let failed = status.filter(|status| !status.success());
+            failed.map(|status| format!("ffprobe ended with {status}"))
+        }),
+    ))
 }
 
 /// What the header says about each frame.
