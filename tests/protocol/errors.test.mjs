@@ -235,6 +235,7 @@ const ELSEWHERE = {
   cancelled: "how a run ends that was stopped; its job is `cancelled` and has no error",
   internal: "a bug",
   interrupted: "a server that stops again and again; see crates/jobs/tests/restart.rs",
+  missing_program: "a server without ffmpeg, which the tests need themselves",
   model_broken: "a damaged model; see crates/jobs/tests/model_runner.rs",
   no_model: "an empty models folder; see crates/jobs/tests/model_runner.rs",
   shutting_down: "a server that is about to be gone",
