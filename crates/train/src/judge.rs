@@ -68,6 +68,16 @@ pub fn tally(prompts: &[Prompt], pictures: &[Vec<u8>], size: usize) -> Tally {
     tally
 }
 
+/// As [`tally`], for clips: each a list of `size × size` RGB frames.
+pub fn tally_clips(prompts: &[Prompt], clips: &[Vec<Vec<u8>>], size: usize) -> Tally {
+    let mut tally = Tally::default();
+    for (prompt, frames) in prompts.iter().zip(clips) {
+        let reading = oracle::read_clip(frames, size, size).unwrap_or_default();
+        tally.add(oracle::judge(*prompt, &reading).named());
+    }
+    tally
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

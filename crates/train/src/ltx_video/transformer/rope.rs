@@ -1,0 +1,48 @@
+//! `LTXVideoRotaryPosEmbed`: rotations by time in seconds and place in pixels, the same for all heads together.
+
+use tch::{Kind, Tensor};
+
+/// What times and places are divided by.
+const BASE: [f64; 3] = [20.0, 2048.0, 2048.0];
+const THETA: f64 = 10_000.0;
+
+/// Cosines and sines for every token, `[1, S, dim]`.
+#[derive(Debug)]
+pub struct RotaryPosEmbed {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl RotaryPosEmbed {
+    /// For latents of `grid` frames, rows and columns, which are `scale` seconds and pixels apart, in a model that is
+    /// `dim` wide and computes in `kind`.
+    pub fn new(dim: i64, grid: [i64; 3], scale: [f64; 3], kind: Kind) -> Self {
+        let (frequencies, rest) = (dim / 6, dim % 6);
+        let spread = |i: i64| THETA.powf(i as f64 / (frequencies - 1).max(1) as f64) * std::f64::consts::FRAC_PI_2;
+        let mut angles: Vec<f32> = Vec::new();
+        for f in 0..grid[0] {
+            for h in 0..grid[1] {
+                for w in 0..grid[2] {
+                    let at = [f, h, w];
+                    let place: Vec<f64> = (0..3).map(|axis| at[axis] as f64 * scale[axis] / BASE[axis]).collect();
+                    angles.extend(std::iter::repeat_n(0.0, rest as usize));
+                    for i in 0..frequencies {
+                        for place in &place {
+                            let angle = spread(i) * (place * 2.0 - 1.0);
+                            angles.extend([angle as f32; 2]);
+                        }
+                    }
+                }
+            }
+        }
+        let angles = Tensor::from_slice(&angles).view([1, -1, dim]);
+        Self { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
+    }
+
+    /// Turns each pair of channels of `x` `[B, S, dim]`.
+    pub(super) fn apply(&self, x: &Tensor) -> Tensor {
+        let pairs = x.unflatten(-1, [-1, 2]);
+        let turned = Tensor::stack(&[-pairs.select(-1, 1), pairs.select(-1, 0)], -1).flatten(-2, -1);
+        x * &self.cos + turned * &self.sin
+    }
+}
