@@ -107,8 +107,8 @@ mod tests {
     #[test]
     fn settled_clips_show_what_they_say() {
         let mut rng = rng(5);
-        let clips: Vec<_> =
-            (0..60).map(|_| Clip::sample_training(&mut rng)).map(|clip| (settle(clip, 0.3, &mut rng.clone()), 0)).collect();
+        let mut draw = |_| (settle(Clip::sample_training(&mut rng), 0.3, &mut rng), 0);
+        let clips = (0..60).map(&mut draw).collect();
         let batch = ClipBatch::render(clips, FRAMES);
         let right = batch.clips.iter().zip(to_frames(&batch.pixels)).filter(|(clip, frames)| {
             let reading = oracle::read_clip(frames, SIZE, SIZE).expect("square frames");

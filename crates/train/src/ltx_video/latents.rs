@@ -1,15 +1,16 @@
 //! The VAE as the transformer sees it: training clips encoded once, normalised by channel, and decoded again.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use sango_shapes::{Clip, rng};
-use serde_json::from_str;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::clips::{ClipBatch, FRAMES, settle};
 use super::vae::{AutoencoderKLLTXVideo, VaeConfig};
+use crate::amused::export::read_json;
 use crate::checkpoint;
 use crate::data::mix;
 
@@ -26,41 +27,45 @@ pub struct Vae {
 }
 
 impl Vae {
-    /// Loads what `vae` left in `dir`, to compute in `kind`. Latents are not normalised until [`Vae::measure`] has run.
+    /// Loads what `vae` left in `dir`, to compute in `kind`. Latents are normalised once [`LatentData::build`] has
+    /// measured them.
     ///
     /// # Errors
     /// When the stage has not run yet.
     pub fn open(dir: &Path, kind: Kind) -> Result<Self> {
-        let path = dir.join("vae.json");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let config: VaeConfig = from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+        let config: VaeConfig = read_json(&dir.join("vae.json"))?;
+        Self::load(config, &checkpoint::load(&dir.join("vae.safetensors"))?, kind)
+    }
+
+    /// A VAE with these weights; `latents_mean` and `latents_std` among them normalise its latents.
+    ///
+    /// # Errors
+    /// When one is missing.
+    pub fn load(config: VaeConfig, weights: &BTreeMap<String, Tensor>, kind: Kind) -> Result<Self> {
+        config.validate()?;
         let mut vs = VarStore::new(Device::Cpu);
         let model = AutoencoderKLLTXVideo::new(&vs.root(), &config);
-        let weights = checkpoint::load(&dir.join("vae.safetensors"))?;
-        for (name, mut variable) in vs.variables() {
-            no_grad(|| variable.f_copy_(checkpoint::get(&weights, &name)?).map_err(anyhow::Error::from))?;
-        }
         vs.freeze();
-        // The variables are set to another type in place, so the model sees it.
-        for (_, mut variable) in vs.variables() {
-            variable.set_data(&variable.to_kind(kind));
+        for (name, mut variable) in vs.variables() {
+            let weight = checkpoint::get(weights, &name)?;
+            ensure!(weight.size() == variable.size(), "{name} is {:?}, not {:?}", weight.size(), variable.size());
+            variable.set_data(&weight.to_kind(kind));
         }
-        let shape = [1, config.latent_channels, 1, 1, 1];
-        let (mean, std) = (Tensor::zeros(shape, (Kind::Float, Device::Cpu)), Tensor::ones(shape, (Kind::Float, Device::Cpu)));
-        let mut vae = Self { model, config, kind, mean, std };
+        let floats = (Kind::Float, Device::Cpu);
+        let channels = config.latent_channels;
+        let shape = [1, channels, 1, 1, 1];
+        let mut vae =
+            Self { model, config, kind, mean: Tensor::zeros(shape, floats), std: Tensor::ones(shape, floats) };
         if let (Some(mean), Some(std)) = (weights.get("latents_mean"), weights.get("latents_std")) {
-            (vae.mean, vae.std) = (mean.view(shape), std.view(shape));
+            vae.set_statistics(mean, std);
         }
         Ok(vae)
     }
 
     /// Clips `[B, 3, T, H, W]` in −1..1 → normalised latents `[B, C, f, h, w]`, f32.
     pub fn encode(&self, clips: &Tensor) -> Tensor {
-        let parts: Vec<Tensor> = clips
-            .split(8, 0)
-            .iter()
-            .map(|part| no_grad(|| self.model.encode(&part.to_kind(self.kind)).mean))
-            .collect();
+        let parts: Vec<Tensor> =
+            clips.split(8, 0).iter().map(|part| no_grad(|| self.model.encode(&part.to_kind(self.kind)).mean)).collect();
         (Tensor::cat(&parts, 0) - &self.mean) / &self.std
     }
 
@@ -79,7 +84,7 @@ impl Vae {
     /// Sets mean and deviation.
     pub fn set_statistics(&mut self, mean: &Tensor, std: &Tensor) {
         let shape = [1, self.config.latent_channels, 1, 1, 1];
-        (self.mean, self.std) = (mean.view(shape), std.view(shape));
+        (self.mean, self.std) = (mean.to_kind(Kind::Float).view(shape), std.to_kind(Kind::Float).view(shape));
     }
 
     /// Frames, rows and columns of a clip's latents.

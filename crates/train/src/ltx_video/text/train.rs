@@ -127,7 +127,8 @@ impl TextTrainer {
         for (i, head) in self.heads.iter().enumerate() {
             let (logits, target) = (head.forward(&mean), targets.select(1, i as i64));
             loss += logits.cross_entropy_loss::<Tensor>(&target, None, Reduction::Mean, -100, 0.0);
-            right += logits.argmax(-1, false).eq_tensor(&target).to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
+            right +=
+                logits.argmax(-1, false).eq_tensor(&target).to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
         }
         Ok((loss, right / ATTRIBUTES.len() as f64))
     }
@@ -175,18 +176,25 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// Loads what [`train`] left in `dir`, rounded to the bf16 that is exported.
+    /// Loads what [`train`] left in `dir`.
     ///
     /// # Errors
     /// When the stage has not run yet.
     pub fn open(dir: &Path) -> Result<Self> {
+        Self::load(&dir.join("text_encoder.safetensors"))
+    }
+
+    /// Loads the weights of the encoder from a file.
+    ///
+    /// # Errors
+    /// When it is missing or of another model.
+    pub fn load(path: &Path) -> Result<Self> {
         let tokenizer = T5Tokenizer::shapes()?;
         let vs = VarStore::new(Device::Cpu);
         let model = T5EncoderModel::new(&vs.root(), &T5Config::shapes(tokenizer.vocab_size()));
-        let weights = checkpoint::load(&dir.join("text_encoder.safetensors"))?;
+        let weights = checkpoint::load(path)?;
         for (name, mut variable) in vs.variables() {
-            let rounded = checkpoint::get(&weights, &name)?.to_kind(Kind::BFloat16);
-            tch::no_grad(|| variable.f_copy_(&rounded))?;
+            tch::no_grad(|| variable.f_copy_(checkpoint::get(&weights, &name)?).map_err(anyhow::Error::from))?;
         }
         Ok(Self { tokenizer, model, known: HashMap::new() })
     }

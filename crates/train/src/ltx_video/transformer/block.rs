@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::config::TransformerConfig;
 use super::rope::RotaryPosEmbed;
+use super::{Part, by_part};
 use crate::nn::attention::{attend, split};
 use crate::nn::{Linear, RmsNorm};
 
@@ -37,22 +38,27 @@ impl TransformerBlock {
         }
     }
 
-    /// `x` `[B, S, dim]`, `caption` `[B, L, dim]`, `bias` `[B, 1, 1, L]`, `time` `[B, 1, 6·dim]`.
+    /// `x` `[B, S, dim]`, `caption` `[B, L, dim]`, `bias` `[B, 1, 1, L]`.
     pub(super) fn forward(
         &self,
         x: &Tensor,
         caption: &Tensor,
         bias: &Tensor,
-        time: &Tensor,
+        parts: &[Part],
         rope: &RotaryPosEmbed,
     ) -> Tensor {
-        let ada = time.unflatten(2, [6, -1]) + &self.scale_shift_table;
-        let part = |i: i64| ada.select(2, i);
-        let h = part(0).addcmul(&rms_norm(x), &(part(1) + 1.0));
-        let x = x.addcmul(&self.attn1.forward(&h, &h, None, Some(rope)), &part(2));
+        let ada = |part: &Part, i: i64| part.time.narrow(1, i, 1) + self.scale_shift_table.get(i);
+        let modulated = |x: &Tensor, shift: i64| {
+            by_part(&[&rms_norm(x)], parts, |part, x| ada(part, shift).addcmul(x[0], &(ada(part, shift + 1) + 1.0)))
+        };
+        let gated = |x: &Tensor, added: &Tensor, gate: i64| {
+            by_part(&[x, added], parts, |part, x| x[0].addcmul(x[1], &ada(part, gate)))
+        };
+        let h = modulated(x, 0);
+        let x = gated(x, &self.attn1.forward(&h, &h, None, Some(rope)), 2);
         let x = &x + self.attn2.forward(&x, caption, Some(bias), None);
-        let h = part(3).addcmul(&rms_norm(&x), &(part(4) + 1.0));
-        x.addcmul(&self.out.forward(&self.proj.forward(&h).gelu("tanh")), &part(5))
+        let h = modulated(&x, 3);
+        gated(&x, &self.out.forward(&self.proj.forward(&h).gelu("tanh")), 5)
     }
 }
 
@@ -97,7 +103,6 @@ impl Attention {
 
 /// x / √(mean(x²) + eps) over the last dimension, without a weight.
 fn rms_norm(x: &Tensor) -> Tensor {
-    let norm = x.norm_scalaropt_dim_dtype(2.0, [-1i64].as_slice(), true, Kind::Float);
-    let dim = *x.size().last().unwrap_or(&1) as f64;
-    x * (norm.square() / dim + 1e-6).rsqrt().to_kind(x.kind())
+    let mean_square = x.square().mean_dim([-1i64].as_slice(), true, Kind::Float);
+    x * (mean_square + 1e-6).rsqrt().to_kind(x.kind())
 }

@@ -61,30 +61,66 @@ impl LTXVideoTransformer3DModel {
         }
     }
 
-    /// The velocity of `latents` `[B, S, C]` at `timestep` `[B]` (0–1000), given what the text encoder made of the
-    /// prompts, `[B, L, caption_channels]`, with 1 where that is no padding, `[B, L]`.
+    /// The velocity of `latents` `[B, S, C]` at the timesteps (0–1000) of their parts, given what the text encoder made
+    /// of the prompts, `[B, L, caption_channels]`, with 1 where that is no padding, `[B, L]`.
+    ///
+    /// A part is a number of tokens and their timesteps `[B]`: one of all tokens, or first those of a frame that is given.
     pub fn forward(
         &self,
         latents: &Tensor,
-        timestep: &Tensor,
+        parts: &[(i64, &Tensor)],
         caption: &Tensor,
         mask: &Tensor,
         rope: &RotaryPosEmbed,
     ) -> Tensor {
         let kind = latents.kind();
         let bias = ((mask - 1.0) * 10_000.0).to_kind(kind).unsqueeze(1).unsqueeze(1);
-        let sinusoids = sinusoids(timestep).to_kind(kind);
-        let embedded = self.time_embed.linear_2.forward(&self.time_embed.linear_1.forward(&sinusoids).silu());
-        let time = self.time_embed.linear.forward(&embedded.silu()).unsqueeze(1);
+        let parts: Vec<Part> = parts.iter().map(|&(tokens, timestep)| self.part(tokens, timestep, kind)).collect();
         let caption = self.caption_2.forward(&self.caption_1.forward(caption).gelu("tanh"));
         let x = self.proj_in.forward(latents);
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(&x, &caption, &bias, &time, rope));
-        let table = &self.scale_shift_table + embedded.unsqueeze(1);
-        let (shift, scale) = (table.narrow(1, 0, 1), table.narrow(1, 1, 1));
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(&x, &caption, &bias, &parts, rope));
         let dim = [x.size()[2]];
         let normed = x.layer_norm::<Tensor>(&dim, None, None, 1e-6, false);
-        self.proj_out.forward(&(normed * (scale + 1.0) + shift))
+        let modulated = by_part(&[&normed], &parts, |part, x| {
+            let table = &self.scale_shift_table + &part.embedded;
+            table.narrow(1, 0, 1) + x[0] * (table.narrow(1, 1, 1) + 1.0)
+        });
+        self.proj_out.forward(&modulated)
     }
+
+    fn part(&self, tokens: i64, timestep: &Tensor, kind: Kind) -> Part {
+        let sinusoids = sinusoids(timestep).to_kind(kind);
+        let embedded = self.time_embed.linear_2.forward(&self.time_embed.linear_1.forward(&sinusoids).silu());
+        let time = self.time_embed.linear.forward(&embedded.silu());
+        Part { tokens, time: time.unflatten(1, [6, -1]), embedded: embedded.unsqueeze(1) }
+    }
+}
+
+/// Tokens that share a timestep, with what the model takes from it.
+#[derive(Debug)]
+struct Part {
+    tokens: i64,
+    /// `[B, 6, dim]`.
+    time: Tensor,
+    /// `[B, 1, dim]`.
+    embedded: Tensor,
+}
+
+/// Applies `f` to the tokens of each part of `inputs` `[B, S, dim]`.
+fn by_part(inputs: &[&Tensor], parts: &[Part], f: impl Fn(&Part, &[&Tensor]) -> Tensor) -> Tensor {
+    if let [part] = parts {
+        return f(part, inputs);
+    }
+    let mut start = 0;
+    let done: Vec<Tensor> = parts
+        .iter()
+        .map(|part| {
+            let tokens: Vec<Tensor> = inputs.iter().map(|x| x.narrow(1, start, part.tokens)).collect();
+            start += part.tokens;
+            f(part, &tokens.iter().collect::<Vec<_>>())
+        })
+        .collect();
+    Tensor::cat(&done, 1)
 }
 
 /// Cosines, then sines of `timestep` `[B]` at falling frequencies: `[B, 256]`.

@@ -11,6 +11,8 @@ const THETA: f64 = 10_000.0;
 pub struct RotaryPosEmbed {
     cos: Tensor,
     sin: Tensor,
+    /// `[dim, dim]`: a product with it turns each pair of channels by 90°, faster than taking the pairs apart.
+    quarter_turn: Tensor,
 }
 
 impl RotaryPosEmbed {
@@ -36,13 +38,17 @@ impl RotaryPosEmbed {
             }
         }
         let angles = Tensor::from_slice(&angles).view([1, -1, dim]);
-        Self { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
+        let quarter_turn = Tensor::zeros([dim, dim], (Kind::Float, angles.device()));
+        for i in (0..dim).step_by(2) {
+            let _ = quarter_turn.get(i).get(i + 1).fill_(1.0);
+            let _ = quarter_turn.get(i + 1).get(i).fill_(-1.0);
+        }
+        let [cos, sin, quarter_turn] = [angles.cos(), angles.sin(), quarter_turn].map(|tensor| tensor.to_kind(kind));
+        Self { cos, sin, quarter_turn }
     }
 
     /// Turns each pair of channels of `x` `[B, S, dim]`.
     pub(super) fn apply(&self, x: &Tensor) -> Tensor {
-        let pairs = x.unflatten(-1, [-1, 2]);
-        let turned = Tensor::stack(&[-pairs.select(-1, 1), pairs.select(-1, 0)], -1).flatten(-2, -1);
-        x * &self.cos + turned * &self.sin
+        (x * &self.cos).addcmul(&x.matmul(&self.quarter_turn), &self.sin)
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 /// What can be chosen about [`super::AutoencoderKLLTXVideo`]; the names are those of `diffusers`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct VaeConfig {
     /// Channels of the latents.
     pub latent_channels: i64,

@@ -107,10 +107,13 @@ impl Encoder {
     fn forward(&self, clips: &Tensor) -> Tensor {
         let (size, p) = (clips.size(), self.patch_size);
         let (b, c, t, h, w) = (size[0], size[1], size[2], size[3], size[4]);
-        let mut x = clips
-            .reshape([b, c, t, h / p, p, w / p, p])
-            .permute([0, 1, 6, 4, 2, 3, 5])
-            .reshape([b, c * p * p, t, h / p, w / p]);
+        let mut x = clips.reshape([b, c, t, h / p, p, w / p, p]).permute([0, 1, 6, 4, 2, 3, 5]).reshape([
+            b,
+            c * p * p,
+            t,
+            h / p,
+            w / p,
+        ]);
         x = self.conv_in.forward(&x);
         for (resnets, downsampler) in &self.down_blocks {
             x = through(resnets, x);
