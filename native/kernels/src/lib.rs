@@ -42,6 +42,6 @@ pub use conv2d::{Conv2dShape, PackedConv2d, conv2d};
 pub use conv3d::{Conv3dShape, PackedConv3d, TimePadding, conv3d};
 pub use elementwise::{activate, log_softmax, softmax};
 pub use error::KernelError;
-pub use gemm::{BLayout, Epilogue, Number, PackedWeights, Precision, gemm, matmul};
+pub use gemm::{BLayout, Epilogue, Gate, Number, PackedWeights, Precision, gemm, matmul};
 pub use isa::Isa;
-pub use norm::{group_norm, layer_norm, rms_norm};
+pub use norm::{Modulation, Rotary, RowNorm, group_norm, layer_norm, rms_norm};

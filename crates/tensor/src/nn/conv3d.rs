@@ -134,7 +134,8 @@ impl Conv3d {
         match x.device {
             Device::Cpu => {
                 let residual = residual.map(|r| r.f32_for("conv3d")).transpose()?;
-                let epilogue = Epilogue { bias: f32_of("conv3d", &self.bias)?, activation, residual };
+                let epilogue =
+                    Epilogue { bias: f32_of("conv3d", &self.bias)?, activation, residual, ..Epilogue::default() };
                 conv3d(input, &shape, &self.weight, &epilogue, &mut out)?;
             }
         }
