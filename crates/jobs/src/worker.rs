@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{ErrorKind, Job, JobError, JobRequest, Progress};
+use crate::{ErrorKind, Job, JobError, JobRequest, Phase, Progress};
 
 pub use model_runner::ModelRunner;
 
@@ -83,7 +83,7 @@ pub struct Output {
 pub struct ModelInfo {
     /// The folder's name.
     pub name: String,
-    /// Its architecture, `amused` or `smolvlm2`.
+    /// Its architecture, `amused`, `smolvlm2` or `ltx-video`.
     pub kind: String,
     /// Which kinds of job it does.
     pub tasks: Vec<crate::JobKind>,
@@ -106,6 +106,20 @@ pub struct ModelInfo {
     /// What `understand` jobs get when they name nothing else; other models have no such field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub understand: Option<UnderstandDefaults>,
+    /// What `video` jobs get when they name nothing else; other models have no such field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub video: Option<VideoDefaults>,
+}
+
+/// What a `video` job gets of a model when it names nothing else, beside what [`ModelInfo`] has.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct VideoDefaults {
+    /// Frames.
+    pub frames: u32,
+    /// Frames per second.
+    pub fps: f64,
+    /// A video has one frame more than a multiple of this.
+    pub frames_multiple_of: u32,
 }
 
 /// What an `understand` job gets of a model when it names nothing else.
@@ -191,10 +205,23 @@ struct Untold {
     told_at: Option<Instant>,
 }
 
+/// What the steps are of, and when the first of them began.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    began: Instant,
+    phase: Option<Phase>,
+}
+
+impl Clock {
+    fn start(phase: Option<Phase>) -> Self {
+        Self { began: Instant::now(), phase }
+    }
+}
+
 /// A run's line to the engine: progress out, cancellation in.
 pub struct RunContext {
     cancel: CancelToken,
-    began: Mutex<Instant>,
+    clock: Mutex<Clock>,
     untold: Mutex<Untold>,
     report: Box<Report>,
 }
@@ -208,12 +235,17 @@ impl std::fmt::Debug for RunContext {
 impl RunContext {
     /// A context that reports to `report` and stops when `cancel` is set.
     pub fn new(cancel: CancelToken, report: impl Fn(News<'_>) + Send + Sync + 'static) -> Self {
-        Self { cancel, began: Mutex::new(Instant::now()), untold: Mutex::default(), report: Box::new(report) }
+        Self { cancel, clock: Mutex::new(Clock::start(None)), untold: Mutex::default(), report: Box::new(report) }
     }
 
     /// Starts the clock of the estimate: call it when the model is loaded and the steps begin.
     pub fn begin(&self) {
-        *self.began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Clock::start(None);
+    }
+
+    /// The same where a run has steps of more than one kind: those that follow are of `phase`.
+    pub fn begin_phase(&self, phase: Phase) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Clock::start(Some(phase));
     }
 
     /// What tells the run to stop.
@@ -231,12 +263,12 @@ impl RunContext {
         if self.is_cancelled() {
             return ControlFlow::Break(());
         }
-        let began = *self.began.lock().unwrap_or_else(PoisonError::into_inner);
+        let Clock { began, phase } = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         let eta_ms = (step > 0).then(|| {
             let spent = began.elapsed().as_millis() as f64;
             (spent * f64::from(total.saturating_sub(step)) / f64::from(step)) as u64
         });
-        (self.report)(News::Step { progress: Progress { step, total, eta_ms }, preview });
+        (self.report)(News::Step { progress: Progress { step, total, eta_ms, phase }, preview });
         self.go_on()
     }
 
