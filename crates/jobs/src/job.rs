@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{ErrorKind, ImageTask, JobError, MediaInfo, PipelineTask, UnderstandTask, VideoTask};
+use crate::{ErrorKind, ImageTask, JobError, MediaInfo, PipelineTask, STAGES, UnderstandTask, VideoTask};
 
 /// The id of a job; ids sort by the time they were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,6 +70,18 @@ impl JobKind {
             Self::Video => "video",
             Self::Pipeline => "pipeline",
         }
+    }
+
+    /// The stage of a pipeline with this name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for any other name.
+    pub fn stage(name: &str) -> Result<Self, JobError> {
+        STAGES.into_iter().find(|stage| stage.as_str() == name).ok_or_else(|| {
+            let names = STAGES.map(Self::as_str).join(", ");
+            let name: String = name.chars().take(64).collect();
+            JobError::new(ErrorKind::NotFound, format!("there is no stage `{name}`: there are {names}"))
+        })
     }
 }
 
