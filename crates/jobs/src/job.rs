@@ -168,7 +168,7 @@ pub enum Task {
     /// A video from words.
     Video(VideoTask),
     /// Media to text to a picture to a video.
-    Pipeline(PipelineTask),
+    Pipeline(Box<PipelineTask>),
 }
 
 impl JobRequest {

@@ -2,8 +2,10 @@
 
 mod image;
 mod model_runner;
+mod preview;
 mod registry;
 mod understand;
+mod video;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -205,16 +207,17 @@ struct Untold {
     told_at: Option<Instant>,
 }
 
-/// What the steps are of, and when the first of them began.
+/// What the steps are of, and since when how many of them have been done.
 #[derive(Debug, Clone, Copy)]
 struct Clock {
-    began: Instant,
     phase: Option<Phase>,
+    began: Instant,
+    done: u32,
 }
 
 impl Clock {
     fn start(phase: Option<Phase>) -> Self {
-        Self { began: Instant::now(), phase }
+        Self { phase, began: Instant::now(), done: 0 }
     }
 }
 
@@ -245,7 +248,13 @@ impl RunContext {
 
     /// The same where a run has steps of more than one kind: those that follow are of `phase`.
     pub fn begin_phase(&self, phase: Phase) {
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Clock::start(Some(phase));
+        self.count_from(phase, Instant::now(), 0);
+    }
+
+    /// [`begin_phase`](Self::begin_phase) for steps of which `done` are done, and the others took and take from `began`
+    /// on: the first one of a phase can take longer, or is known only when it is over.
+    pub fn count_from(&self, phase: Phase, began: Instant, done: u32) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Clock { phase: Some(phase), began, done };
     }
 
     /// What tells the run to stop.
@@ -263,10 +272,10 @@ impl RunContext {
         if self.is_cancelled() {
             return ControlFlow::Break(());
         }
-        let Clock { began, phase } = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        let eta_ms = (step > 0).then(|| {
+        let Clock { phase, began, done } = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let eta_ms = (step > done).then(|| {
             let spent = began.elapsed().as_millis() as f64;
-            (spent * f64::from(total.saturating_sub(step)) / f64::from(step)) as u64
+            (spent * f64::from(total.saturating_sub(step)) / f64::from(step - done)) as u64
         });
         (self.report)(News::Step { progress: Progress { step, total, eta_ms, phase }, preview });
         self.go_on()

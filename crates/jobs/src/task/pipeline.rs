@@ -111,7 +111,7 @@ impl Wire {
         Ok(Submission {
             media: uploads(self.media)?,
             idempotency_key: self.idempotency_key,
-            ..Submission::new(crate::Task::Pipeline(task), None, self.priority)
+            ..Submission::new(crate::Task::Pipeline(Box::new(task)), None, self.priority)
         })
     }
 }
