@@ -28,6 +28,7 @@ mod error;
 mod folder;
 pub mod llama;
 mod lora;
+pub mod ltx_video;
 pub mod parity;
 pub mod pixels;
 pub mod smolvlm2;
