@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_close, tensor};
-use sango_tensor::nn::Linear;
+use sango_tensor::nn::{Conv3d, Conv3dOptions, Linear, Normed, TimePadding};
 use sango_tensor::ops::{self, Columns, Modulation, layer_norm_modulated, rms_norm_modulated, rms_norm_rotary};
 use sango_tensor::{Activation, DType, Tensor};
 
@@ -101,6 +101,33 @@ fn linear_with_a_gate_and_a_residual() {
         let got = layer.forward_gated_residual(&x, Columns::of(&ada, n..2 * n), &residual).unwrap();
         assert_close(&got, &[batch, tokens, n], &doubles(&want), 1e-5);
     }
+}
+
+#[test]
+fn a_convolution_of_normalised_pixels() {
+    let (x, weight) = (tensor(&[2, 3, 4, 5, 6], 1), tensor(&[7, 6, 3, 3, 3], 2));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    sango_tensor::save(&path, &[("weight", &weight)], None).unwrap();
+    let weights = sango_tensor::Weights::from_bytes(std::fs::read(path).unwrap(), "model.safetensors").unwrap();
+    let options = Conv3dOptions { time: TimePadding::Causal, padding: [1; 2], bias: false, ..Conv3dOptions::default() };
+    let layer = Conv3d::load(&weights, 6, 7, (3, 3, 3), options).unwrap();
+    let ada = tensor(&[2, 1, 12], 3);
+    let modulation = Modulation::new(Columns::of(&ada, 6..12), Columns::of(&ada, 0..6));
+    let normed = rms_norm_modulated(&x, None, Some(&modulation), Activation::Silu, 1e-8, DType::F32).unwrap();
+    let normed_by = Normed { weight: None, modulation: Some(modulation), activation: Activation::Silu, eps: 1e-8 };
+    let residual = tensor(&[2, 3, 4, 5, 7], 4);
+    let want = doubles(&layer.forward_residual(&normed, &residual).unwrap());
+    let got = layer.forward_normed(&x, &normed_by, Some(&residual), DType::F32).unwrap();
+    assert_close(&got, residual.shape(), &want, 1e-5);
+    let narrow = layer.forward_normed(&x, &normed_by, Some(&residual), DType::BF16).unwrap();
+    assert_close(&narrow.to_dtype(DType::F32), residual.shape(), &want, 1e-2);
+    let symmetric = layer.forward_normed_with(&x, TimePadding::Symmetric, &normed_by, None, DType::F32).unwrap();
+    let want = doubles(&layer.forward_with(&normed, TimePadding::Symmetric).unwrap());
+    assert_close(&symmetric, residual.shape(), &want, 1e-5);
+    let other = tensor(&[2, 1, 5], 3);
+    let normed_by = Normed { modulation: Some(Modulation::new(&other, &other)), ..normed_by };
+    assert!(layer.forward_normed(&x, &normed_by, None, DType::F32).is_err());
 }
 
 #[test]

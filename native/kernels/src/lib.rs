@@ -39,7 +39,7 @@ mod winograd;
 pub use activation::Activation;
 pub use attention::{AttentionMask, AttentionShape, Strides, attends_in_bf16, attention, attention_bf16};
 pub use conv2d::{Conv2dShape, PackedConv2d, conv2d};
-pub use conv3d::{Conv3dShape, PackedConv3d, TimePadding, conv3d};
+pub use conv3d::{Conv3dShape, PackedConv3d, TimePadding, conv3d, conv3d_normed};
 pub use elementwise::{activate, log_softmax, softmax};
 pub use error::KernelError;
 pub use gemm::{BLayout, Epilogue, Gate, Number, PackedWeights, Precision, gemm, matmul};

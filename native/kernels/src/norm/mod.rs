@@ -3,6 +3,7 @@
 mod group;
 mod rows;
 
+pub(crate) use rows::Part;
 pub use rows::{Modulation, Rotary, RowNorm};
 
 use crate::error::{elements, expect_len, reaches};

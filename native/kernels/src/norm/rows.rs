@@ -68,7 +68,7 @@ pub(super) unsafe fn run(norm: &RowNorm<'_>, x: &Matrix, out: Output) {
 }
 
 /// The rows `rows.0 .. rows.1`, whose results are the first rows of `out`.
-struct Part<'a> {
+pub(crate) struct Part<'a> {
     pub norm: &'a RowNorm<'a>,
     pub x: &'a Matrix,
     pub rows: (usize, usize),
