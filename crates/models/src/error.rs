@@ -79,6 +79,29 @@ pub enum ModelError {
         /// The step, from 1.
         step: usize,
     },
+    /// A part of a model computed something that is not a number, which damaged weights do.
+    #[error(
+        "the {part}'s output is not a number; its weights may be damaged, so download or export them again"
+    )]
+    PartNotFinite {
+        /// The part, in words.
+        part: &'static str,
+    },
+    /// A request cannot be done in the memory it may use; nothing has been computed.
+    #[error(
+        "{what} needs about {} MiB of memory, more than the {} MiB it may use; {advice}",
+        needed.div_ceil(1 << 20), budget >> 20
+    )]
+    Memory {
+        /// What would need it.
+        what: String,
+        /// The estimate in bytes.
+        needed: u64,
+        /// What it may use, in bytes.
+        budget: u64,
+        /// What would make it fit.
+        advice: &'static str,
+    },
     /// The step callback asked to stop.
     #[error("cancelled")]
     Cancelled,

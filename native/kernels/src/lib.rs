@@ -42,4 +42,4 @@ pub use elementwise::{activate, log_softmax, softmax};
 pub use error::KernelError;
 pub use gemm::{BLayout, Epilogue, Number, PackedWeights, Precision, gemm, matmul};
 pub use isa::Isa;
-pub use norm::{group_norm, layer_norm, rms_norm};
+pub use norm::{group_norm, layer_norm, rms_norm, rms_norm_act};

@@ -14,5 +14,5 @@ mod unary;
 mod view;
 
 pub use attention::{Columns, cached_attention, multi_head_attention, scaled_dot_product_attention};
-pub use norm::{global_response_norm, layer_norm, rms_norm};
+pub use norm::{global_response_norm, layer_norm, rms_norm, rms_norm_act};
 pub use rotary::rotary_embedding;

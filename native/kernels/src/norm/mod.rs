@@ -19,7 +19,8 @@ pub fn layer_norm<O: Number>(
     eps: f32,
     out: &mut [O],
 ) -> Result<(), KernelError> {
-    normalise_rows(rows::Rows { x, width, weight, bias, eps, centred: true }, out)
+    let activation = Activation::None;
+    normalise_rows(rows::Rows { x, width, weight, bias, eps, centred: true, activation }, out)
 }
 
 /// `out = x / sqrt(mean(x²) + eps) · weight + bias` over rows of `width` values (`T5LayerNorm`, `RMSNorm`; the bias is
@@ -35,7 +36,23 @@ pub fn rms_norm<O: Number>(
     eps: f32,
     out: &mut [O],
 ) -> Result<(), KernelError> {
-    normalise_rows(rows::Rows { x, width, weight, bias, eps, centred: false }, out)
+    rms_norm_act(x, width, weight, bias, eps, Activation::None, out)
+}
+
+/// `activation(rms_norm(x))` in one pass.
+///
+/// # Errors
+/// As [`layer_norm`].
+pub fn rms_norm_act<O: Number>(
+    x: &[f32],
+    width: usize,
+    weight: Option<&[f32]>,
+    bias: Option<&[f32]>,
+    eps: f32,
+    activation: Activation,
+    out: &mut [O],
+) -> Result<(), KernelError> {
+    normalise_rows(rows::Rows { x, width, weight, bias, eps, centred: false, activation }, out)
 }
 
 fn normalise_rows<O: Number>(rows: rows::Rows<'_>, out: &mut [O]) -> Result<(), KernelError> {
@@ -98,6 +115,9 @@ mod tests {
         assert_eq!(out[..2], [-2.0, 1.5]);
         rms_norm(&[3.0, 4.0], 2, None, None, 0.0, &mut out[..2]).unwrap();
         assert!((out[0] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6);
+        rms_norm_act(&[3.0, 4.0], 2, None, Some(&[0.0, -4.0]), 0.0, Activation::Silu, &mut out[2..]).unwrap();
+        assert!((out[2] - Activation::Silu.apply(out[0])).abs() < 1e-6);
+        assert!((out[3] - Activation::Silu.apply(out[1] - 4.0)).abs() < 1e-6);
         // Two groups of one channel over two pixels.
         group_norm(&[0.0, 5.0, 2.0, 9.0], (1, 2, 2), 2, None, Some(&[0.0, 1.0]), 0.0, Activation::None, &mut out)
             .unwrap();

@@ -2,8 +2,8 @@
 
 use crate::gemm::Output;
 use crate::pool::parallel_for;
-use crate::simd::{self, Kernel, Scalar, Simd};
-use crate::{Isa, Number};
+use crate::simd::{self, Kernel, Scalar, Simd, math};
+use crate::{Activation, Isa, Number};
 
 /// Rows that were checked to have the same width as weight and bias.
 pub(super) struct Rows<'a> {
@@ -14,6 +14,8 @@ pub(super) struct Rows<'a> {
     pub eps: f32,
     /// Whether the mean is subtracted (layer norm) or not (RMS norm).
     pub centred: bool,
+    /// What the normalised, scaled and shifted values are passed through.
+    pub activation: Activation,
 }
 
 /// Values that one task normalises, about.
@@ -68,7 +70,7 @@ impl Rows<'_> {
             if let Some(bias) = self.bias {
                 y = S::add(y, S::load(bias.as_ptr().add(i)));
             }
-            out.lanes::<S>(row, i, y);
+            out.lanes::<S>(row, i, math::activate::<S>(self.activation, y));
         }
     }
 }

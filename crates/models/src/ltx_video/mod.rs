@@ -1,0 +1,3 @@
+//! LTX-Video: text to video with a latent transformer.
+
+pub mod vae;
