@@ -65,6 +65,22 @@ pub enum ModelError {
         /// The value that was found, and what is accepted.
         detail: String,
     },
+    /// A request needs more memory than it may use.
+    #[error(
+        "the request needs about {} GB of memory ({parts}), but only {} GB may be used; {advice}",
+        gigabytes(*needed),
+        gigabytes(*budget)
+    )]
+    Memory {
+        /// Bytes that are needed at the peak.
+        needed: u64,
+        /// Bytes that may be used.
+        budget: u64,
+        /// What the bytes are for.
+        parts: String,
+        /// What to change.
+        advice: String,
+    },
     /// Weights are missing or damaged, or tensors do not fit each other.
     #[error(transparent)]
     Tensor(#[from] TensorError),
@@ -87,24 +103,14 @@ pub enum ModelError {
         /// The part, in words.
         part: &'static str,
     },
-    /// A request cannot be done in the memory it may use; nothing has been computed.
-    #[error(
-        "{what} needs about {} MiB of memory, more than the {} MiB it may use; {advice}",
-        needed.div_ceil(1 << 20), budget >> 20
-    )]
-    Memory {
-        /// What would need it.
-        what: String,
-        /// The estimate in bytes.
-        needed: u64,
-        /// What it may use, in bytes.
-        budget: u64,
-        /// What would make it fit.
-        advice: &'static str,
-    },
     /// The step callback asked to stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// Bytes as gigabytes with one digit, rounded up so that nothing needs 0.
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1}", (bytes as f64 / 1e8).ceil() / 10.0)
 }
 
 impl ModelError {

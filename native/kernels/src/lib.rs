@@ -21,6 +21,7 @@
 mod activation;
 mod attention;
 mod conv2d;
+mod conv3d;
 mod convert;
 mod depthwise;
 mod elementwise;
@@ -38,6 +39,7 @@ mod winograd;
 pub use activation::Activation;
 pub use attention::{AttentionMask, AttentionShape, Strides, attends_in_bf16, attention, attention_bf16};
 pub use conv2d::{Conv2dShape, PackedConv2d, conv2d};
+pub use conv3d::{Conv3dShape, PackedConv3d, TimePadding, conv3d};
 pub use elementwise::{activate, log_softmax, softmax};
 pub use error::KernelError;
 pub use gemm::{BLayout, Epilogue, Number, PackedWeights, Precision, gemm, matmul};

@@ -18,6 +18,17 @@ pub(crate) struct Finish {
 // SAFETY: only read.
 unsafe impl Sync for Finish {}
 
+impl Finish {
+    /// What is left for the output without its first `rows` rows.
+    ///
+    /// # Safety
+    /// They exist.
+    pub(crate) unsafe fn skip(&self, rows: usize) -> Self {
+        // SAFETY: passed on from the caller.
+        Self { residual: self.residual.map(|residual| unsafe { residual.skip(rows) }), ..*self }
+    }
+}
+
 /// The sums of some rows of one panel, on their way to the output.
 pub(crate) struct Store<'a> {
     pub w: &'a PackedWeights,

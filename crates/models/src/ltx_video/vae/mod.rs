@@ -4,6 +4,7 @@
 //! (`[B, T, H, W, C]`); what comes in and goes out is `[B, C, T, H, W]` as in the reference.
 
 mod autoencoder;
+mod blend;
 mod causal_conv3d;
 mod configuration;
 mod decoder;
@@ -13,9 +14,11 @@ mod layout;
 mod noise;
 mod resampling;
 mod resnet;
+mod tiling;
 mod time_embedding;
 
-pub use autoencoder::AutoencoderKLLTXVideo;
+pub use autoencoder::{AutoencoderKLLTXVideo, DecodeOptions};
 pub use configuration::AutoencoderKLLTXVideoConfig;
 pub use distribution::DiagonalGaussian;
 pub use noise::InjectedNoise;
+pub use tiling::{TileParameters, Tiling};

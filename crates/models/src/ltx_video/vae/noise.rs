@@ -7,8 +7,11 @@ use sango_tensor::Tensor;
 use crate::error::{ModelError, Result};
 
 /// Where injected noise comes from. Decoders without injected noise ask for none.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub enum InjectedNoise {
+    /// No noise: zeros.
+    #[default]
+    None,
     /// A generator with this seed.
     Seed(u64),
     /// Tensors `[h, w]`, one for each time noise is added, in the order in which the reference draws them: block by
@@ -18,6 +21,7 @@ pub enum InjectedNoise {
 
 /// Draws from [`InjectedNoise`].
 pub(super) enum NoiseSource<'a> {
+    Zeros,
     Seeded(Box<ChaCha8Rng>),
     Given(std::slice::Iter<'a, Tensor>),
 }
@@ -25,18 +29,20 @@ pub(super) enum NoiseSource<'a> {
 impl<'a> NoiseSource<'a> {
     pub(super) fn new(noise: &'a InjectedNoise) -> Self {
         match noise {
+            InjectedNoise::None => Self::Zeros,
             InjectedNoise::Seed(seed) => Self::Seeded(Box::new(ChaCha8Rng::seed_from_u64(*seed))),
             InjectedNoise::Given(tensors) => Self::Given(tensors.iter()),
         }
     }
 
-    /// `[height, width]` standard normal numbers, which all frames and channels share.
-    pub(super) fn draw(&mut self, height: usize, width: usize) -> Result<Tensor> {
+    /// `[height, width]` standard normal numbers, which all frames and channels share; nothing where they are zeros.
+    pub(super) fn draw(&mut self, height: usize, width: usize) -> Result<Option<Tensor>> {
         match self {
+            Self::Zeros => Ok(None),
             Self::Seeded(rng) => {
                 let mut values = vec![0.0; height * width];
                 standard_normal(rng, &mut values);
-                Ok(Tensor::from_vec(values, &[height, width])?)
+                Ok(Some(Tensor::from_vec(values, &[height, width])?))
             }
             Self::Given(tensors) => {
                 let given = tensors.next();
@@ -45,7 +51,7 @@ impl<'a> NoiseSource<'a> {
                     let detail = format!("holds {:?} where noise of [{height}, {width}] is added", given.shape());
                     return Err(ModelError::request("noise", detail));
                 }
-                Ok(given.clone())
+                Ok(Some(given.clone()))
             }
         }
     }
@@ -71,7 +77,7 @@ mod tests {
     #[test]
     fn seeded_noise_is_standard_normal_and_the_same_again() {
         let noise = InjectedNoise::Seed(7);
-        let draw = || NoiseSource::new(&noise).draw(101, 99).expect("noise");
+        let draw = || NoiseSource::new(&noise).draw(101, 99).expect("noise").expect("not zeros");
         let first = draw();
         assert_eq!(first.as_f32().expect("f32"), draw().as_f32().expect("f32"));
         let values = first.as_f32().expect("f32");
