@@ -96,9 +96,7 @@ pub enum ModelError {
         step: usize,
     },
     /// A part of a model computed something that is not a number, which damaged weights do.
-    #[error(
-        "the {part}'s output is not a number; its weights may be damaged, so download or export them again"
-    )]
+    #[error("the {part}'s output is not a number; its weights may be damaged, so download or export them again")]
     PartNotFinite {
         /// The part, in words.
         part: &'static str,

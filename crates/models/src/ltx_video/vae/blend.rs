@@ -106,7 +106,10 @@ fn finish(whole: Option<Canvas>, covered: usize, needed: usize) -> Result<Tensor
 }
 
 fn gap() -> ModelError {
-    ModelError::request("tiling", "leaves parts of the video out; sizes and strides must be multiples of a latent's size")
+    ModelError::request(
+        "tiling",
+        "leaves parts of the video out; sizes and strides must be multiples of a latent's size",
+    )
 }
 
 /// The result of a tile: `[B · C, T, H, W]`, with the batch kept aside.

@@ -113,8 +113,7 @@ impl UpLayers {
             .timestep_conditioning
             .then(|| TimestepEmbedding::load(&weights.pp("time_embedder"), 4, in_channels))
             .transpose()?;
-        let resnet =
-            |n: usize| LTXVideoResnetBlock3d::load(&weights.pp("resnets").pp(n), channels, channels, options);
+        let resnet = |n: usize| LTXVideoResnetBlock3d::load(&weights.pp("resnets").pp(n), channels, channels, options);
         Ok(Self { time_embedder, resnets: (0..layers).map(resnet).collect::<Result<_>>()? })
     }
 

@@ -278,7 +278,8 @@ fn check_up_block(
         return error("upsample_factor", format!("is {factor}, more than the channels it divides"));
     }
     if factor > 1 && (block.conv_in || before != width * factor || block.upsample.is_none()) {
-        let detail = format!("is {factor} in a block from {before} to {width} channels; it can only divide what it enlarges");
+        let detail =
+            format!("is {factor} in a block from {before} to {width} channels; it can only divide what it enlarges");
         return error("upsample_factor", detail);
     }
     if block.conv_in && config.value.timestep_conditioning {
@@ -291,7 +292,9 @@ fn check_up_block(
     }
     if let Some(Upsample { residual, factor }) = block.upsample {
         let wide = width * factor;
-        if !(wide * 8).is_multiple_of(8 * factor) || (residual && (!wide.is_multiple_of(8) || !8usize.is_multiple_of(factor))) {
+        if !(wide * 8).is_multiple_of(8 * factor)
+            || (residual && (!wide.is_multiple_of(8) || !8usize.is_multiple_of(factor)))
+        {
             let detail = format!("is {factor} for {wide} channels, which do not divide that way");
             return error("upsample_factor", detail);
         }

@@ -46,7 +46,8 @@ impl<'a> NoiseSource<'a> {
             }
             Self::Given(tensors) => {
                 let given = tensors.next();
-                let given = given.ok_or_else(|| ModelError::request("noise", "holds fewer tensors than noise is added"))?;
+                let given =
+                    given.ok_or_else(|| ModelError::request("noise", "holds fewer tensors than noise is added"))?;
                 if given.shape() != [height, width] {
                     let detail = format!("holds {:?} where noise of [{height}, {width}] is added", given.shape());
                     return Err(ModelError::request("noise", detail));

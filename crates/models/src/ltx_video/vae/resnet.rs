@@ -67,12 +67,7 @@ impl LTXVideoResnetBlock3d {
     }
 
     /// `[B, T, H, W, in_channels]` → `[B, T, H, W, out_channels]`; `temb` is `[4, in_channels]`.
-    pub(super) fn forward(
-        &self,
-        inputs: Tensor,
-        temb: Option<&Tensor>,
-        noise: &mut NoiseSource<'_>,
-    ) -> Result<Tensor> {
+    pub(super) fn forward(&self, inputs: Tensor, temb: Option<&Tensor>, noise: &mut NoiseSource<'_>) -> Result<Tensor> {
         let modulation = |at: usize| -> Result<Option<Modulation>> {
             let both = self.scale_shift_table.as_ref().zip(temb);
             both.map(|(table, temb)| Modulation::new(temb, table, at)).transpose()

@@ -90,7 +90,8 @@ impl Tiles {
     pub(super) fn count(&self, [frames, height, width]: [usize; 3]) -> usize {
         let space = self.space.map_or(1, |[rows, columns]| rows.tiles(height).count() * columns.tiles(width).count());
         // A last tile of one frame adds nothing after the first.
-        let segments = |axis: Axis| axis.tiles_in_time(frames).enumerate().filter(|&(n, (a, b))| n == 0 || b - a > 1).count();
+        let segments =
+            |axis: Axis| axis.tiles_in_time(frames).enumerate().filter(|&(n, (a, b))| n == 0 || b - a > 1).count();
         space * self.time.map_or(1, segments)
     }
 }
