@@ -181,17 +181,7 @@ pub fn conv2d(
     expect_len("x", x.len(), &[shape.n, shape.h, shape.w, w.c_in()])?;
     expect_len("out", out.len(), &[shape.n, out_h, out_w, w.c_out()])?;
     let pixels = elements("out", &[shape.n, out_h, out_w])?;
-    if let Some(bias) = epilogue.bias {
-        expect_len("bias", bias.len(), &[w.c_out()])?;
-    }
-    if let Some(residual) = epilogue.residual {
-        expect_len("residual", residual.len(), &[pixels, w.c_out()])?;
-    }
-    let finish = Finish {
-        bias: epilogue.bias.map(<[f32]>::as_ptr),
-        activation: epilogue.activation,
-        residual: epilogue.residual.map(|r| Matrix::new(r.as_ptr(), pixels, w.c_out(), w.c_out())),
-    };
+    let finish = epilogue.checked_for(pixels, w.c_out(), w.c_out())?;
     let input = Matrix::new(x.as_ptr(), shape.n * shape.h * shape.w, w.c_in(), w.c_in());
     // SAFETY: all lengths were checked just now.
     unsafe { run(input, shape, w, &finish, Output::new(out.as_mut_ptr(), w.c_out())) }

@@ -3,7 +3,8 @@
 
 use crate::error::{elements, expect_len};
 use crate::gemm::driver::{self, Output};
-use crate::gemm::{Element, Finish, Layout, Matrix, PackedWeights, Precision, RowFormat, rows};
+use crate::gemm::{Element, Finish, Layout, Matrix, Number, PackedWeights, Precision, RowFormat, rows};
+use crate::norm::{self, RowNorm};
 use crate::pool::parallel_for;
 use crate::scratch::{self, Shared};
 use crate::simd;
@@ -154,6 +155,11 @@ impl PackedConv3d {
         self.kernel
     }
 
+    /// The number format.
+    pub fn precision(&self) -> Precision {
+        self.weights.precision
+    }
+
     /// Memory held, in bytes.
     pub fn bytes(&self) -> usize {
         self.weights.bytes()
@@ -165,12 +171,39 @@ impl PackedConv3d {
 ///
 /// # Errors
 /// When a slice does not have the size its shape asks for, the kernel does not fit, or scratch memory is short.
-pub fn conv3d(
-    x: &[f32],
+pub fn conv3d<A: Number, O: Number>(
+    x: &[A],
     shape: &Conv3dShape,
     w: &PackedConv3d,
     epilogue: &Epilogue<'_>,
-    out: &mut [f32],
+    out: &mut [O],
+) -> Result<(), KernelError> {
+    checked(x, None, shape, w, epilogue, out)
+}
+
+/// `out = epilogue(conv3d(norm(x), w))`, with every pixel's channels normalised while the frames are copied to where the
+/// convolution reads them: the normalised video is never in memory as a whole. Padding is not normalised, it is zero.
+///
+/// # Errors
+/// As [`conv3d`], and when the norm's slices are not as long as the pixels and channels ask for.
+pub fn conv3d_normed<A: Number, O: Number>(
+    x: &[A],
+    norm: &RowNorm<'_>,
+    shape: &Conv3dShape,
+    w: &PackedConv3d,
+    epilogue: &Epilogue<'_>,
+    out: &mut [O],
+) -> Result<(), KernelError> {
+    checked(x, Some(norm), shape, w, epilogue, out)
+}
+
+fn checked<A: Number, O: Number>(
+    x: &[A],
+    norm: Option<&RowNorm<'_>>,
+    shape: &Conv3dShape,
+    w: &PackedConv3d,
+    epilogue: &Epilogue<'_>,
+    out: &mut [O],
 ) -> Result<(), KernelError> {
     let [out_t, out_h, out_w] = shape.output(w.kernel)?;
     expect_len("x", x.len(), &[shape.n, shape.t, shape.h, shape.w, w.c_in()])?;
@@ -178,8 +211,11 @@ pub fn conv3d(
     let pixels = elements("out", &[shape.n, out_t, out_h, out_w])?;
     let finish = epilogue.checked(pixels, &w.weights)?;
     let input = Matrix::new(x.as_ptr(), shape.n * shape.t * shape.h * shape.w, w.c_in(), w.c_in());
+    if let Some(norm) = norm {
+        norm.check(input.rows, w.c_in())?;
+    }
     // SAFETY: all lengths were checked just now.
-    unsafe { run(input, shape, w, &finish, Output::new(out.as_mut_ptr(), w.c_out())) }
+    unsafe { run(&input, norm, shape, w, &finish, Output::new(out.as_mut_ptr(), w.c_out())) }
 }
 
 /// Scratch that copies of frames in another format take at most, unless one output frame needs more.
@@ -188,9 +224,11 @@ const FRAMES_BYTES: usize = 48 << 20;
 /// The convolution behind every entry point. `input` has a row per pixel.
 ///
 /// # Safety
-/// `input` is readable and `out` and `finish` are valid for every output pixel; `shape.output` has succeeded.
+/// `input` is readable, `norm` checked for it, `out` and `finish` are valid for every output pixel; `shape.output` has
+/// succeeded.
 pub(crate) unsafe fn run(
-    input: Matrix,
+    input: &Matrix,
+    norm: Option<&RowNorm<'_>>,
     shape: &Conv3dShape,
     w: &PackedConv3d,
     finish: &Finish,
@@ -203,7 +241,7 @@ pub(crate) unsafe fn run(
     }
     let kernel = driver::kernel(w.weights.precision, out_t * frame_pixels);
     let format = kernel.rows;
-    let in_place = format == RowFormat::F32 && input.dtype == rows::Dtype::F32;
+    let in_place = format == RowFormat::F32 && input.dtype == rows::Dtype::F32 && norm.is_none();
     let frame = if in_place { Frame::as_given(shape) } else { Frame::padded(shape)? };
     let pixel_bytes = if in_place { input.stride * 4 } else { rows::row_bytes(format, w.c_in()) };
     let frame_bytes = elements("x", &[frame.pixels(), pixel_bytes])?;
@@ -226,13 +264,14 @@ pub(crate) unsafe fn run(
                     // SAFETY: passed on from the caller; Windows only names pixels of the frames and the zero row.
                     unsafe { driver::run(&kernel, &w.weights, (last - first) * frame_pixels, &windows, &finish, out) }
                 };
-                // SAFETY: passed on from the caller; the rows of these frames exist.
-                let video = unsafe { input.skip((video * shape.t + sources.start) * shape.h * shape.w) };
+                let first_pixel = (video * shape.t + sources.start) * shape.h * shape.w;
                 if in_place {
-                    convolve(video.ptr)?;
+                    // SAFETY: the pixel exists.
+                    convolve(unsafe { input.skip(first_pixel) }.ptr)?;
                 } else {
-                    // SAFETY: as above.
-                    unsafe { with_padded(&video, shape, sources.len(), format, convolve)?? };
+                    let copy = PaddedFrames { input, norm, first_pixel, frames: sources.len(), shape, format };
+                    // SAFETY: passed on from the caller; these frames exist.
+                    unsafe { copy.with(convolve)?? };
                 }
             }
         }
@@ -283,41 +322,70 @@ impl Frame {
     }
 }
 
-/// Calls `f` with a padded copy of the first `frames` frames of a video, in another format.
-///
-/// # Safety
-/// The frames are readable.
-unsafe fn with_padded<R>(
-    video: &Matrix,
-    shape: &Conv3dShape,
+/// Frames to be copied with their padding around them, in another format, and normalised if need be.
+struct PaddedFrames<'a> {
+    input: &'a Matrix,
+    norm: Option<&'a RowNorm<'a>>,
+    /// The row of `input` that the first frame begins at.
+    first_pixel: usize,
     frames: usize,
+    shape: &'a Conv3dShape,
     format: RowFormat,
-    f: impl FnOnce(*const u8) -> R,
-) -> Result<R, KernelError> {
-    let Conv3dShape { h, w, pad: [above, left], .. } = *shape;
-    let frame = Frame::padded(shape)?;
-    let pixel_bytes = rows::row_bytes(format, video.columns);
-    let total = elements("x", &[frames, frame.h, frame.w, pixel_bytes])?;
-    let isa = Isa::active();
-    scratch::with(total, |buffer| {
-        let shared = Shared::new(buffer);
-        parallel_for(frames * frame.h, &|task| {
-            let (t, y) = (task / frame.h, task % frame.h);
-            // SAFETY: the buffer has that many rows of that many pixels; the source row exists.
-            unsafe {
-                let row = shared.add(task * frame.w * pixel_bytes);
-                if y < above || y >= above + h {
-                    return row.write_bytes(0, frame.w * pixel_bytes);
+}
+
+impl PaddedFrames<'_> {
+    /// Calls `f` with the copy.
+    ///
+    /// # Safety
+    /// The frames are readable, and the norm fits them.
+    unsafe fn with<R>(&self, f: impl FnOnce(*const u8) -> R) -> Result<R, KernelError> {
+        let Conv3dShape { h, w, pad: [above, left], .. } = *self.shape;
+        let frame = Frame::padded(self.shape)?;
+        let pixel_bytes = rows::row_bytes(self.format, self.input.columns);
+        let total = elements("x", &[self.frames, frame.h, frame.w, pixel_bytes])?;
+        scratch::with(total, |buffer| {
+            let shared = Shared::new(buffer);
+            parallel_for(self.frames * frame.h, &|task| {
+                let (t, y) = (task / frame.h, task % frame.h);
+                // SAFETY: the buffer has that many rows of that many pixels; the source row exists.
+                unsafe {
+                    let row = shared.add(task * frame.w * pixel_bytes);
+                    if y < above || y >= above + h {
+                        return row.write_bytes(0, frame.w * pixel_bytes);
+                    }
+                    row.write_bytes(0, left * pixel_bytes);
+                    row.add((left + w) * pixel_bytes).write_bytes(0, left * pixel_bytes);
+                    let first = self.first_pixel + (t * h + y - above) * w;
+                    self.copy(first, row.add(left * pixel_bytes), pixel_bytes);
                 }
-                row.write_bytes(0, left * pixel_bytes);
-                row.add((left + w) * pixel_bytes).write_bytes(0, left * pixel_bytes);
-                let first = (t * h + y - above) * w;
-                let dst = row.add(left * pixel_bytes);
-                simd::dispatch(isa, rows::Convert { a: video, first, last: first + w, format, dst });
-            }
-        });
-        f(buffer)
-    })
+            });
+            f(buffer)
+        })
+    }
+
+    /// Copies one row of pixels, from `first` on.
+    ///
+    /// # Safety
+    /// As [`PaddedFrames::with`]; `dst` has room.
+    unsafe fn copy(&self, first: usize, dst: *mut u8, pixel_bytes: usize) {
+        let (isa, a, format, last) = (Isa::active(), self.input, self.format, first + self.shape.w);
+        let Some(norm) = self.norm else {
+            return simd::dispatch(isa, rows::Convert { a, first, last, format, dst });
+        };
+        let dtype = if format == RowFormat::Bf16 { rows::Dtype::Bf16 } else { rows::Dtype::F32 };
+        let out = Output { ptr: dst, dtype, stride: pixel_bytes / dtype.bytes() };
+        simd::dispatch(isa, norm::Part { norm, x: a, rows: (first, last), out });
+        let (written, stride) = (a.columns * dtype.bytes(), out.stride);
+        // SAFETY: passed on from the caller.
+        unsafe {
+            (0..last - first).for_each(|i| dst.add(i * pixel_bytes + written).write_bytes(0, pixel_bytes - written));
+        }
+        if format == RowFormat::RoundedF32 {
+            let rows = last - first;
+            let a = &Matrix { ptr: dst, dtype, rows, columns: a.columns, stride };
+            simd::dispatch(isa, rows::Convert { a, first: 0, last: rows, format, dst });
+        }
+    }
 }
 
 /// Row pointers of a convolution: for an output pixel and a tap, the input pixel under it, or zeros outside the frame.

@@ -2,8 +2,12 @@
 
 mod support;
 
+use half::bf16;
 use proptest::prelude::*;
-use sango_kernels::{Activation, Conv3dShape, Epilogue, KernelError, PackedConv3d, Precision, TimePadding, conv3d};
+use sango_kernels::{
+    Activation, Conv3dShape, Epilogue, Isa, KernelError, Modulation, PackedConv3d, Precision, RowNorm, TimePadding,
+    conv3d, conv3d_normed,
+};
 use support::{Sum, activate, check, isas, noise, rounded, stored};
 
 #[derive(Debug, Clone)]
@@ -89,7 +93,7 @@ fn verify(case: &Case) {
     let sums = reference(case, &x, &w);
     let bias = case.bias.then(|| noise(c_out, seed ^ 2));
     let residual = case.residual.then(|| noise(sums.len(), seed ^ 3));
-    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref() };
+    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref(), ..Epilogue::default() };
     for isa in isas() {
         let packed = PackedConv3d::from_f32(&w, (c_out, c_in), kernel, precision).unwrap();
         let mut out = vec![f32::NAN; sums.len()];
@@ -135,6 +139,72 @@ fn shapes_of_the_models() {
     }
 }
 
+/// A norm on the way is the norm, then the convolution: exactly so in f32, and as far as rounding goes in bf16.
+#[test]
+fn a_norm_on_the_way() {
+    for (precision, c_in, c_out, [t, h, w]) in [
+        (Precision::F32, 40, 33, [3, 5, 6]),
+        (Precision::F32, 32, 64, [2, 24, 40]),
+        (Precision::Bf16, 40, 33, [3, 5, 6]),
+        (Precision::Bf16, 64, 32, [2, 4, 32]),
+    ] {
+        let shape = Conv3dShape::new(2, t, h, w, TimePadding::Causal, 1);
+        let (x, weights) = (noise(2 * t * h * w * c_in, 1), noise(c_out * c_in * 27, 2));
+        let packed = PackedConv3d::from_f32(&weights, (c_out, c_in), [3; 3], precision).unwrap();
+        let (weight, ada) = (noise(c_in, 3), noise(2 * 2 * c_in, 4));
+        let modulation = Modulation { scale: &ada, shift: &ada[c_in..], stride: 2 * c_in, rows: t * h * w };
+        let norm = RowNorm {
+            eps: 1e-6,
+            weight: Some(&weight),
+            modulation: Some(modulation),
+            activation: Activation::Silu,
+            ..RowNorm::default()
+        };
+        let residual = noise(2 * t * h * w * c_out, 5);
+        let epilogue = Epilogue { residual: Some(&residual), ..Epilogue::default() };
+        for isa in isas() {
+            let (mut normed, mut want) = (vec![0.0; x.len()], vec![0.0; residual.len()]);
+            let (mut got, mut narrow) = (vec![f32::NAN; want.len()], vec![bf16::NAN; want.len()]);
+            isa.run(|| {
+                norm.run(&x, (2 * t * h * w, c_in, c_in), &mut normed).unwrap();
+                conv3d(&normed, &shape, &packed, &epilogue, &mut want).unwrap();
+                conv3d_normed(&x, &norm, &shape, &packed, &epilogue, &mut got).unwrap();
+                conv3d_normed(&x, &norm, &shape, &packed, &epilogue, &mut narrow).unwrap();
+            })
+            .unwrap();
+            let largest = want.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+            for (i, ((got, want), narrow)) in got.iter().zip(&want).zip(&narrow).enumerate() {
+                assert!((got - want).abs() <= 1e-5 * largest, "{isa} {precision:?} at {i}: {got}, not {want}");
+                assert!((narrow.to_f32() - want).abs() <= 4e-3 * largest, "{isa} {precision:?} at {i}: {narrow}");
+            }
+        }
+        let short = RowNorm { weight: Some(&weight[1..]), ..norm };
+        assert!(conv3d_normed(&x, &short, &shape, &packed, &epilogue, &mut vec![0.0f32; residual.len()]).is_err());
+    }
+}
+
+/// Frames that do not fit the copy all at once are convolved a few at a time.
+#[test]
+fn long_videos_in_bf16() {
+    let (t, size, channels) = (21, 128, 160);
+    for (time, stride) in [(TimePadding::Causal, 1), (TimePadding::Symmetric, 2), (TimePadding::None, 1)] {
+        let shape = Conv3dShape { stride: [stride, 8, 8], ..Conv3dShape::new(1, t, size, size, time, 0) };
+        let (x, w) = (noise(t * size * size * channels, 1), noise(3 * channels * 3, 2));
+        let packed = PackedConv3d::from_f32(&w, (3, channels), [3, 1, 1], Precision::Bf16).unwrap();
+        let [out_t, out_h, out_w] = shape.output([3, 1, 1]).unwrap();
+        let run = |isa: Isa| {
+            let mut out = vec![f32::NAN; out_t * out_h * out_w * 3];
+            isa.run(|| conv3d(&x, &shape, &packed, &Epilogue::default(), &mut out)).unwrap().unwrap();
+            out
+        };
+        let want = run(Isa::Scalar);
+        for isa in isas() {
+            let worst = run(isa).iter().zip(&want).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
+            assert!(worst < 1e-3, "{isa} {time:?}: off by {worst}");
+        }
+    }
+}
+
 #[test]
 fn bad_shapes_are_errors() {
     let pack = |len: usize| PackedConv3d::from_f32(&vec![0.0; len], (4, 4), [3; 3], Precision::F32);
@@ -143,7 +213,7 @@ fn bad_shapes_are_errors() {
     let w = pack(432).unwrap();
     assert_eq!((w.c_in(), w.c_out(), w.kernel()), (4, 4, [3; 3]));
     let call = |shape: Conv3dShape, x: usize, out: usize| {
-        conv3d(&vec![0.0; x], &shape, &w, &Epilogue::default(), &mut vec![0.0; out])
+        conv3d(&vec![0.0f32; x], &shape, &w, &Epilogue::default(), &mut vec![0.0f32; out])
     };
     let shape = Conv3dShape::new(1, 2, 5, 5, TimePadding::Causal, 1);
     assert_eq!(call(shape, 200, 200), Ok(()));

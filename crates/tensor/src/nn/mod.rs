@@ -10,7 +10,7 @@ mod linear;
 mod norm;
 
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d};
-pub use conv3d::{Conv3d, Conv3dOptions, TimePadding};
+pub use conv3d::{Conv3d, Conv3dOptions, Normed, TimePadding};
 pub use embedding::Embedding;
 pub use linear::{GatedLinear, Linear};
 pub use norm::{GlobalResponseNorm, GroupNorm, LayerNorm, RmsNorm};

@@ -2,7 +2,7 @@
 //! scales depend on a condition (AdaLN) call directly.
 
 use half::bf16;
-use sango_kernels::{Activation, KernelError, layer_norm as layer_norm_rows, rms_norm_act as rms_norm_rows};
+use sango_kernels::{KernelError, layer_norm as layer_norm_rows, rms_norm as rms_norm_rows};
 
 use crate::buffer::{Buffer, Kept};
 use crate::cpu;
@@ -18,12 +18,8 @@ use crate::{DType, Device, Tensor};
 /// [`TensorError::Shape`] when the shapes do not fit, [`TensorError::DType`] unless all are `F32`.
 pub fn layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f32, to: DType) -> Result<Tensor> {
     match to {
-        DType::BF16 => normalise::<bf16>("layer_norm", x, weight, bias, |x, w, weight, bias, out| {
-            layer_norm_rows(x, w, weight, bias, eps, out)
-        }),
-        _ => normalise::<f32>("layer_norm", x, weight, bias, |x, w, weight, bias, out| {
-            layer_norm_rows(x, w, weight, bias, eps, out)
-        }),
+        DType::BF16 => normalise::<bf16>("layer_norm", x, weight, bias, eps, layer_norm_rows),
+        _ => normalise::<f32>("layer_norm", x, weight, bias, eps, layer_norm_rows),
     }
 }
 
@@ -32,28 +28,9 @@ pub fn layer_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, ep
 /// # Errors
 /// As [`layer_norm`].
 pub fn rms_norm(x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f32, to: DType) -> Result<Tensor> {
-    rms_norm_act(x, weight, bias, eps, Activation::None, to)
-}
-
-/// `activation(rms_norm(x))` in one pass.
-///
-/// # Errors
-/// As [`layer_norm`].
-pub fn rms_norm_act(
-    x: &Tensor,
-    weight: Option<&Tensor>,
-    bias: Option<&Tensor>,
-    eps: f32,
-    activation: Activation,
-    to: DType,
-) -> Result<Tensor> {
     match to {
-        DType::BF16 => normalise::<bf16>("rms_norm", x, weight, bias, |x, w, weight, bias, out| {
-            rms_norm_rows(x, w, weight, bias, eps, activation, out)
-        }),
-        _ => normalise::<f32>("rms_norm", x, weight, bias, |x, w, weight, bias, out| {
-            rms_norm_rows(x, w, weight, bias, eps, activation, out)
-        }),
+        DType::BF16 => normalise::<bf16>("rms_norm", x, weight, bias, eps, rms_norm_rows),
+        _ => normalise::<f32>("rms_norm", x, weight, bias, eps, rms_norm_rows),
     }
 }
 
@@ -145,12 +122,16 @@ impl<'a> Affine<'a> {
     }
 }
 
+/// A norm over rows: values, width, weight, bias, epsilon, result.
+type RowNorm<O> = fn(&[f32], usize, Option<&[f32]>, Option<&[f32]>, f32, &mut [O]) -> Result<(), KernelError>;
+
 fn normalise<O: Kept>(
     op: &'static str,
     x: &Tensor,
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
-    on_cpu: impl Fn(&[f32], usize, Option<&[f32]>, Option<&[f32]>, &mut [O]) -> Result<(), KernelError>,
+    eps: f32,
+    on_cpu: RowNorm<O>,
 ) -> Result<Tensor>
 where
     Storage: From<Buffer<O>>,
@@ -164,7 +145,7 @@ where
         let part = b * rows * width..(b + 1) * rows * width;
         match x.device {
             Device::Cpu => {
-                on_cpu(&data[part.clone()], width, weight.of(b, width), bias.of(b, width), &mut out[part])?;
+                on_cpu(&data[part.clone()], width, weight.of(b, width), bias.of(b, width), eps, &mut out[part])?;
             }
         }
     }

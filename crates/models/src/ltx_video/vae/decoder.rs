@@ -1,14 +1,14 @@
 //! `LTXVideoDecoder3d`: latents to video.
 
-use sango_tensor::{Tensor, Weights};
+use sango_tensor::{DType, Tensor, Weights};
 
 use super::AutoencoderKLLTXVideoConfig;
 use super::causal_conv3d::LTXVideoCausalConv3d;
 use super::layout::{DecoderLayout, UpBlock};
 use super::noise::NoiseSource;
 use super::resampling::{LTXVideoUpsampler3d, unpatchify};
-use super::resnet::{LTXVideoResnetBlock3d, ResnetOptions, pixel_norm_silu};
-use super::time_embedding::{Modulation, TimestepEmbedding};
+use super::resnet::{LTXVideoResnetBlock3d, ResnetOptions};
+use super::time_embedding::{TimestepEmbedding, modulation};
 use crate::error::Result;
 
 pub(super) struct LTXVideoDecoder3d {
@@ -25,7 +25,9 @@ pub(super) struct LTXVideoDecoder3d {
 struct Time {
     timestep_scale_multiplier: f32,
     time_embedder: TimestepEmbedding,
+    /// `[1, 1, 2 · channels]`.
     scale_shift_table: Tensor,
+    channels: usize,
 }
 
 impl LTXVideoDecoder3d {
@@ -51,7 +53,8 @@ impl LTXVideoDecoder3d {
             Ok(Time {
                 timestep_scale_multiplier: weights.get_f32("timestep_scale_multiplier", &[])?.item()?,
                 time_embedder: TimestepEmbedding::load(&weights.pp("time_embedder"), 2, last)?,
-                scale_shift_table: weights.get_f32("scale_shift_table", &[2, last])?,
+                scale_shift_table: weights.get_f32("scale_shift_table", &[2, last])?.reshape(&[1, 1, 2 * last])?,
+                channels: last,
             })
         };
         let mid = weights.pp("mid_block");
@@ -84,14 +87,12 @@ impl LTXVideoDecoder3d {
             hidden_states = block.forward(hidden_states, timestep, noise)?;
         }
         pause()?;
-        let modulation = |time: &Time| -> Result<Modulation> {
-            Modulation::new(&time.time_embedder.forward(timestep)?, &time.scale_shift_table, 0)
-        };
-        let modulation = self.time.as_ref().map(modulation).transpose()?;
-        let normed = pixel_norm_silu(&hidden_states, modulation.as_ref(), self.conv_out.dtype)?;
+        let ada =
+            |time: &Time| -> Result<Tensor> { Ok(time.time_embedder.forward(timestep)?.add(&time.scale_shift_table)?) };
+        let ada = self.time.as_ref().map(ada).transpose()?;
+        let modulated = self.time.as_ref().zip(ada.as_ref()).map(|(time, ada)| modulation(ada, time.channels, 0));
+        let patches = self.conv_out.forward_normed(&hidden_states, modulated, None, DType::F32)?;
         drop(hidden_states);
-        let patches = self.conv_out.forward(&normed)?;
-        drop(normed);
         unpatchify(&patches, self.patch_size_t, self.patch_size)
     }
 }

@@ -1,13 +1,13 @@
 //! `LTXVideoEncoder3d`: video to latents.
 
-use sango_tensor::{Tensor, Weights};
+use sango_tensor::{DType, Tensor, Weights};
 
 use super::AutoencoderKLLTXVideoConfig;
 use super::causal_conv3d::LTXVideoCausalConv3d;
 use super::layout::{DownBlock, Downsample, EncoderLayout};
 use super::noise::NoiseSource;
 use super::resampling::{LTXVideoDownsampler3d, patchify};
-use super::resnet::{LTXVideoResnetBlock3d, ResnetOptions, pixel_norm_silu};
+use super::resnet::{LTXVideoResnetBlock3d, ResnetOptions};
 use crate::error::{ModelError, Result};
 
 pub(super) struct LTXVideoEncoder3d {
@@ -60,9 +60,8 @@ impl LTXVideoEncoder3d {
         }
         pause()?;
         hidden_states = run_resnets(&self.mid_block, hidden_states)?;
-        let normed = pixel_norm_silu(&hidden_states, None, self.conv_out.dtype)?;
-        drop(hidden_states);
-        Ok(self.conv_out.forward(&normed)?.permute(&[0, 4, 1, 2, 3])?)
+        let moments = self.conv_out.forward_normed(&hidden_states, None, None, DType::F32)?;
+        Ok(moments.permute(&[0, 4, 1, 2, 3])?)
     }
 }
 

@@ -1,15 +1,12 @@
 //! `LTXVideoResnetBlock3d`.
 
 use sango_tensor::nn::LayerNorm;
-use sango_tensor::{Activation, DType, Tensor, Weights, ops};
+use sango_tensor::{DType, Tensor, Weights};
 
 use super::causal_conv3d::LTXVideoCausalConv3d;
 use super::noise::NoiseSource;
-use super::time_embedding::Modulation;
+use super::time_embedding::modulation;
 use crate::error::Result;
-
-/// Epsilon of the norms without weights, whatever the configuration says about the others.
-const PIXEL_NORM_EPS: f32 = 1e-8;
 
 /// What the residual blocks of one model have in common.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +24,9 @@ pub(super) struct LTXVideoResnetBlock3d {
     shortcut: Option<Shortcut>,
     per_channel_scale1: Option<Tensor>,
     per_channel_scale2: Option<Tensor>,
+    /// `[1, 1, 4 · in_channels]`.
     scale_shift_table: Option<Tensor>,
+    in_channels: usize,
 }
 
 struct Shortcut {
@@ -55,61 +54,58 @@ impl LTXVideoResnetBlock3d {
             let scale = options.inject_noise.then(|| weights.get_f32(name, &[in_channels, 1, 1])).transpose()?;
             Ok(scale.map(|scale| scale.reshape(&[in_channels])).transpose()?)
         };
-        let table = options.timestep_conditioning.then(|| weights.get_f32("scale_shift_table", &[4, in_channels]));
+        let table = || -> Result<Tensor> {
+            Ok(weights.get_f32("scale_shift_table", &[4, in_channels])?.reshape(&[1, 1, 4 * in_channels])?)
+        };
         Ok(Self {
             conv1: conv("conv1", in_channels, 3)?,
             conv2: conv("conv2", out_channels, 3)?,
             shortcut: (in_channels != out_channels).then(shortcut).transpose()?,
             per_channel_scale1: noise_scale("per_channel_scale1")?,
             per_channel_scale2: noise_scale("per_channel_scale2")?,
-            scale_shift_table: table.transpose()?,
+            scale_shift_table: options.timestep_conditioning.then(table).transpose()?,
+            in_channels,
         })
     }
 
-    /// `[B, T, H, W, in_channels]` → `[B, T, H, W, out_channels]`; `temb` is `[4, in_channels]`.
+    /// `[B, T, H, W, in_channels]` → `[B, T, H, W, out_channels]`; `temb` is `[1, 1, 4 · in_channels]`.
     pub(super) fn forward(&self, inputs: Tensor, temb: Option<&Tensor>, noise: &mut NoiseSource<'_>) -> Result<Tensor> {
-        let modulation = |at: usize| -> Result<Option<Modulation>> {
-            let both = self.scale_shift_table.as_ref().zip(temb);
-            both.map(|(table, temb)| Modulation::new(temb, table, at)).transpose()
-        };
-        let normed = pixel_norm_silu(&inputs, modulation(0)?.as_ref(), self.conv1.dtype)?;
-        let mut hidden_states = self.conv1.forward(&normed)?;
-        // Everything here may be gigabytes: it goes as soon as it has been read.
-        drop(normed);
-        if let Some(scale) = &self.per_channel_scale1
-            && let Some(noise) = scaled_noise(&hidden_states, scale, noise)?
-        {
+        let both = self.scale_shift_table.as_ref().zip(temb);
+        let ada = both.map(|(table, temb)| table.add(temb)).transpose()?;
+        let modulated = |at: usize| ada.as_ref().map(|ada| modulation(ada, self.in_channels, at));
+        let [_, _, height, width, _] = inputs.dims()?;
+        let noise_1 = scaled_noise(self.per_channel_scale1.as_ref(), noise, (height, width))?;
+        let noise_2 = scaled_noise(self.per_channel_scale2.as_ref(), noise, (height, width))?;
+
+        // What lies between the convolutions is read by the second alone, which rounds it anyway.
+        let between = if noise_1.is_some() { DType::F32 } else { self.conv2.dtype() };
+        let mut hidden_states = self.conv1.forward_normed(&inputs, modulated(0), None, between)?;
+        if let Some(noise) = noise_1 {
             hidden_states = hidden_states.add(&noise)?;
         }
-        let normed = pixel_norm_silu(&hidden_states, modulation(2)?.as_ref(), self.conv2.dtype)?;
-        drop(hidden_states);
         let mut residual = match &self.shortcut {
             Some(Shortcut { norm3, conv_shortcut }) => {
-                let normed = norm3.forward(&inputs)?;
+                let normed = norm3.forward_to(&inputs, conv_shortcut.dtype())?;
+                // All of this may be gigabytes: it goes as soon as it has been read.
                 drop(inputs);
                 conv_shortcut.forward(&normed)?
             }
             None => inputs,
         };
-        if let Some(scale) = &self.per_channel_scale2
-            && let Some(noise) = scaled_noise(&residual, scale, noise)?
-        {
+        if let Some(noise) = noise_2 {
             residual = residual.add(&noise)?;
         }
-        self.conv2.forward_residual(&normed, &residual)
+        self.conv2.forward_normed(&hidden_states, modulated(2), Some(&residual), DType::F32)
     }
 }
 
-/// The norm of every pixel's channels, `modulation` where there is one, then SiLU; in the type the next convolution
-/// multiplies in.
-pub(super) fn pixel_norm_silu(x: &Tensor, modulation: Option<&Modulation>, _to: DType) -> Result<Tensor> {
-    let (scale, shift) = (modulation.map(|m| &m.scale), modulation.map(|m| &m.shift));
-    Ok(ops::rms_norm_act(x, scale, shift, PIXEL_NORM_EPS, Activation::Silu, DType::F32)?)
-}
-
 /// `[H, W, C]`: the noise of a frame times a scale for each channel.
-fn scaled_noise(x: &Tensor, scale: &Tensor, noise: &mut NoiseSource<'_>) -> Result<Option<Tensor>> {
-    let [_, _, height, width, _] = x.dims()?;
+fn scaled_noise(
+    scale: Option<&Tensor>,
+    noise: &mut NoiseSource<'_>,
+    (height, width): (usize, usize),
+) -> Result<Option<Tensor>> {
+    let Some(scale) = scale else { return Ok(None) };
     let drawn = noise.draw(height, width)?;
     Ok(drawn.map(|noise| noise.unsqueeze(-1)?.mul(scale)).transpose()?)
 }
