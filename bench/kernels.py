@@ -1,6 +1,6 @@
 """torch's GFLOP/s over the shapes that `cargo run --release -p sango-kernels --example bench` measures, best of several.
 
-Usage: kernels.py [--threads 2]
+Usage: kernels.py [--threads 2] [filter]
 """
 
 import argparse
@@ -17,10 +17,17 @@ GEMMS = [
 CONVOLUTIONS = [
     (16, 768, 768, 3), (16, 768, 768, 1), (32, 512, 512, 3), (64, 256, 256, 3), (128, 128, 128, 3), (256, 128, 128, 3),
 ]  # fmt: skip
+# LTX-Video's decoder at 256×256 and 25 frames: frames, side, channels. torch is given the repeated frames for nothing.
+CONVOLUTIONS_3D = [
+    (4, 8, 512, 512), (4, 8, 512, 4096), (7, 16, 512, 512), (7, 16, 256, 2048), (13, 32, 256, 256), (13, 32, 128, 1024),
+    (25, 64, 128, 128), (25, 64, 128, 48),
+]  # fmt: skip
 ATTENTIONS = [(2, 16, 256, 256, 64), (2, 16, 256, 77, 64), (1, 12, 1024, 1024, 64), (1, 32, 2048, 2048, 64)]
 
 
 def measure(name: str, flops: int, run) -> None:
+    if only not in name:
+        return
     best = float("inf")
     for _ in range(ROUNDS):
         began = time.perf_counter()
@@ -33,7 +40,11 @@ def measure(name: str, flops: int, run) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2)
-    torch.set_num_threads(parser.parse_args().threads)
+    parser.add_argument("filter", nargs="?", default="")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    global only
+    only = options.filter
     for dtype in (torch.float32, torch.bfloat16):
         label = "F32" if dtype == torch.float32 else "Bf16"
         for m, k, n in GEMMS:
@@ -45,6 +56,12 @@ def main() -> None:
             flops = 2 * size * size * c_in * c_out * kernel * kernel
             name = f"conv {label} {size}x{size}x{c_in}->{c_out} k{kernel} up1"
             measure(name, flops, lambda: F.conv2d(x, w, padding=kernel // 2))
+        for frames, size, c_in, c_out in CONVOLUTIONS_3D:
+            x = torch.randn(1, c_in, frames + 2, size, size, dtype=dtype)
+            w = torch.randn(c_out, c_in, 3, 3, 3, dtype=dtype)
+            flops = 2 * 27 * frames * size * size * c_in * c_out
+            name = f"conv3d {label} {frames}x{size}x{size}x{c_in}->{c_out}"
+            measure(name, flops, lambda: F.conv3d(x, w, padding=(0, 1, 1)))
         for batch, heads, queries, keys, width in ATTENTIONS:
             q = torch.randn(batch, heads, queries, width, dtype=dtype)
             k, v = (torch.randn(batch, heads, keys, width, dtype=dtype) for _ in range(2))

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::task::understand::UnderstandOptions;
-use crate::{JobRequest, MediaRef, Task};
+use crate::{JobRequest, MediaInfo, MediaRef, PipelineOptions, Task};
 
 /// SHA-256 as lower-case hex.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
@@ -39,12 +39,25 @@ pub(crate) fn cache_key(request: &JobRequest, model_hash: &str) -> String {
             ])
         }
         Task::Understand(task) => {
-            let media: Vec<_> = task.media.iter().map(|media| (media.kind, &media.sha256)).collect();
-            let options = canonical_options(&task.options);
+            let (media, options) = (hashes(&task.media), canonical_options(&task.options));
             json!(["job", 1, request.kind(), model_hash, task.question, task.messages, options, media])
+        }
+        Task::Video(task) => {
+            let image = task.image.as_ref().map(|image| &image.sha256);
+            json!(["job", 1, request.kind(), model_hash, task.prompt, task.options, image])
+        }
+        Task::Pipeline(task) => {
+            let PipelineOptions { understand, image, video, .. } = &task.options;
+            // The seed has become that of each stage.
+            let options = json!([canonical_options(understand), image, video]);
+            json!(["job", 1, request.kind(), model_hash, task.question, options, hashes(&task.media)])
         }
     };
     sha256_hex(canonical.to_string().as_bytes())
+}
+
+fn hashes(media: &[MediaInfo]) -> Value {
+    json!(media.iter().map(|media| (media.kind, &media.sha256)).collect::<Vec<_>>())
 }
 
 /// Without what makes no difference when nothing is drawn.

@@ -16,12 +16,16 @@ use crate::engine::{Engine, JobPage, ListQuery, ResultFile, Stats, Submitted};
 use crate::feed::{Feed, Subscription};
 use crate::files::Files;
 use crate::intake::{Intake, not_here};
+use crate::pipeline;
 use crate::runs::work;
-use crate::schema::{JobRow, NewJob};
-use crate::store::Store;
+use crate::schema::{JobRow, NewJob, Stored};
+use crate::store::{Found, Missed, Store};
 use crate::upload::{Incoming, Upload};
 use crate::worker::{CancelToken, ModelInfo, Runner};
-use crate::{ErrorKind, Event, EventName, JobError, JobId, JobView, State, Submission, Task};
+use crate::{
+    ErrorKind, Event, EventName, JobError, JobId, JobKind, JobView, ResultView, StageState, StageView, State,
+    Submission, Task,
+};
 
 /// How an [`EmbeddedEngine`] is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,23 +96,79 @@ pub(crate) struct Inner {
 pub(crate) struct Run {
     pub(crate) cache_key: String,
     pub(crate) cancel: CancelToken,
-    /// What a job that joins later has missed: which frames the model is shown and how they look, and the answer so far.
-    shown: Vec<(EventName, Value)>,
+    /// The work that it is doing now, which for a pipeline is that of a stage.
+    pub(crate) doing: Option<String>,
+    /// What a job that joins later has missed: which frames the model is shown and how they look, and the stages so far.
+    told: Vec<Missed>,
+    /// The answer so far.
     text: Option<String>,
+}
+
+/// What a run tells of a stage.
+#[derive(Debug, Clone)]
+pub(crate) enum Told {
+    /// It begins.
+    Begun { n: usize, prompt: Option<String> },
+    /// It has a result.
+    Made { n: usize, prompt: Option<String>, key: String, stored: Stored, cached: bool },
+}
+
+impl Told {
+    /// Which stage.
+    pub(crate) fn index(&self) -> usize {
+        match self {
+            Self::Begun { n, .. } | Self::Made { n, .. } => *n,
+        }
+    }
 }
 
 impl Inner {
     /// A run tells what the model is shown.
     pub(crate) fn show(&mut self, run: i64, name: EventName, data: Value) -> Result<Vec<Event>, JobError> {
         let told = self.store.tell(run, name, &data);
-        self.runs.entry(run).and_modify(|run| run.shown.push((name, data)));
+        self.runs.entry(run).and_modify(|run| run.told.push(Missed::Event(name, data)));
         told
+    }
+
+    /// A run tells of a stage.
+    pub(crate) fn stage(&mut self, run: i64, told: Told) -> Result<Vec<Event>, JobError> {
+        let events = self.store.stage(run, &told);
+        self.runs.entry(run).and_modify(|run| {
+            // The answer belongs to the stage that has ended.
+            let text = run.text.take().map(|text| said(&text));
+            run.told.extend(text);
+            run.told.push(Missed::Stage(told));
+        });
+        events
+    }
+
+    /// What a job is told that another one's result answers. What a question was answered from belongs to the answer, as
+    /// the steps of a drawing do not.
+    fn recall(&self, task: &Task, other: JobId) -> Result<Vec<Missed>, JobError> {
+        let shown = match task {
+            Task::Understand(_) | Task::Pipeline(_) => self.store.shown(other)?,
+            Task::Image(_) | Task::Video(_) => Vec::new(),
+        };
+        let shown = shown.into_iter().map(|(name, data)| Missed::Event(name, data));
+        let Task::Pipeline(task) = task else { return Ok(shown.collect()) };
+        let made = pipeline::recalled(task, self.store.stages(other)?).into_iter().map(Missed::Stage);
+        Ok(shown.chain(made).collect())
+    }
+
+    /// What a run was doing is done.
+    pub(crate) fn leave(&mut self, run: i64) {
+        self.runs.entry(run).and_modify(|run| run.doing = None);
+    }
+
+    /// A result that is there already. `has` says whether its file is.
+    pub(crate) fn found(&self, cache_key: &str, files: &Files) -> Result<Option<Found>, JobError> {
+        Ok(self.store.made(cache_key)?.into_iter().find(|found| files.has(&found.stored.sha256)))
     }
 }
 
 impl Run {
     pub(crate) fn new(cache_key: String, cancel: CancelToken) -> Self {
-        Self { cache_key, cancel, shown: Vec::new(), text: None }
+        Self { cache_key, cancel, doing: None, told: Vec::new(), text: None }
     }
 
     /// The run has told more of the answer.
@@ -120,10 +180,14 @@ impl Run {
         heard.push_str(text);
     }
 
-    fn missed(&self) -> Vec<(EventName, Value)> {
-        let text = self.text.as_ref().map(|text| (EventName::Token, json!({"text": text, "index": 0})));
-        self.shown.iter().cloned().chain(text).collect()
+    fn missed(&self) -> Vec<Missed> {
+        self.told.iter().cloned().chain(self.text.as_deref().map(said)).collect()
     }
+}
+
+/// An answer so far, in one piece.
+fn said(text: &str) -> Missed {
+    Missed::Event(EventName::Token, json!({"text": text, "index": 0}))
 }
 
 impl EmbeddedEngine {
@@ -233,7 +297,15 @@ impl Shared {
             row.state = State::Expired;
         }
         let position = inner.store.position(&row)?;
-        Ok(row.view(position))
+        let stages = self.stages(inner, &row)?;
+        Ok(row.view(position, stages))
+    }
+
+    /// The stages of a pipeline; other jobs have none.
+    fn stages(&self, inner: &Inner, row: &JobRow) -> Result<Option<Vec<StageView>>, JobError> {
+        let Task::Pipeline(task) = &row.request.task else { return Ok(None) };
+        let made = inner.store.stages(row.id)?;
+        Ok(Some(pipeline::views(row.id, task, row.state, &made, |sha256| self.files.has(sha256))))
     }
 
     /// Puts a checked upload among the files of jobs.
@@ -276,7 +348,7 @@ impl Engine for EmbeddedEngine {
         if let Some(submitted) = shared.known(&mut shared.lock(), key, &hash)? {
             return Ok(submitted);
         }
-        let mut prepared = shared.runner.prepare(submission.request)?;
+        let mut prepared = pipeline::prepare(&*shared.runner, submission.request)?;
         prepared.request.draw_seed();
         let new = NewJob {
             id: JobId::generate(),
@@ -294,9 +366,7 @@ impl Engine for EmbeddedEngine {
         if let Some(submitted) = shared.known(inner, new.idempotency_key.as_deref(), &new.request_hash)? {
             return Ok(submitted);
         }
-        let finished = inner.store.finished_with(&new.cache_key)?;
-        let made = finished.into_iter().filter_map(|row| row.result.map(|result| (row.id, result)));
-        let stored = made.into_iter().find(|(_, result)| shared.files.has(&result.sha256));
+        let stored = inner.found(&new.cache_key, &shared.files)?;
         let unfinished = inner.store.unfinished()?;
         if stored.is_none() && unfinished >= shared.config.max_unfinished {
             inner.stats.refused += 1;
@@ -313,14 +383,10 @@ impl Engine for EmbeddedEngine {
         }
         let in_flight = inner.runs.iter().find(|(_, run)| run.cache_key == new.cache_key && !run.cancel.is_cancelled());
         let events = match (stored, in_flight) {
-            (Some((id, result)), _) => {
+            (Some(found), _) => {
                 inner.stats.cache_hits += 1;
-                // What a question was answered from belongs to the answer, as the steps of a drawing do not.
-                let shown = match new.request.task {
-                    Task::Understand(_) => inner.store.shown(id)?,
-                    Task::Image(_) => Vec::new(),
-                };
-                inner.store.insert_finished(&new, &result, shown)?
+                let shown = inner.recall(&new.request.task, found.job)?;
+                inner.store.insert_finished(&new, &found.stored, shown)?
             }
             (None, Some((run, state))) => {
                 inner.stats.shared += 1;
@@ -423,15 +489,42 @@ impl Engine for EmbeddedEngine {
         Err(JobError::new(kind, message))
     }
 
+    fn stage_result(&self, id: JobId, stage: JobKind) -> Result<ResultFile, JobError> {
+        let job = self.get(id)?;
+        let Some(found) = job.stages.into_iter().flatten().find(|view| view.name == stage) else {
+            let message = format!("job {id} has no stage `{}`: those of a `pipeline` have", stage.as_str());
+            return Err(JobError::new(ErrorKind::NotFound, message));
+        };
+        if let Some(result) = found.result {
+            let path = self.shared.files.path(&result.sha256);
+            let ResultView { content_type, bytes, sha256, .. } = result;
+            return Ok(ResultFile { path, content_type, bytes, sha256 });
+        }
+        let name = stage.as_str();
+        let (kind, message) = match found.state {
+            StageState::Expired => {
+                (ErrorKind::Expired, format!("what stage `{name}` of job {id} made has been removed"))
+            }
+            StageState::Failed | StageState::Cancelled => {
+                (ErrorKind::NoResult, format!("job {id} ended before stage `{name}` had a result"))
+            }
+            _ => {
+                (ErrorKind::NotFinished, format!("stage `{name}` of job {id} has no result yet: wait for its `stage`"))
+            }
+        };
+        Err(JobError::new(kind, message))
+    }
+
     fn receive(&self) -> Result<Incoming, JobError> {
         Incoming::new(self.shared.uploads.folder(), self.shared.config.max_video_bytes)
     }
 
     fn media(&self, id: JobId, index: usize) -> Result<ResultFile, JobError> {
-        let Task::Understand(task) = self.get(id)?.request.task else {
+        let request = self.get(id)?.request;
+        if request.media().is_empty() {
             return Err(JobError::new(ErrorKind::NotFound, format!("job {id} is about no media")));
-        };
-        let Some(media) = task.media.into_iter().nth(index) else {
+        }
+        let Some(media) = request.media().get(index).cloned() else {
             return Err(JobError::new(ErrorKind::NotFound, format!("job {id} has no media number {index}")));
         };
         if !self.shared.uploads.has(&media.sha256) {

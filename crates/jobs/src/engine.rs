@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-use crate::{Event, Incoming, JobError, JobId, JobView, ModelInfo, State, Submission, Subscription};
+use crate::{Event, Incoming, JobError, JobId, JobKind, JobView, ModelInfo, State, Submission, Subscription};
 
 /// Queues jobs, runs them and remembers them. Every method may block for a moment (a disk sync, a lock) and none needs a
 /// runtime: an async server calls them through `spawn_blocking`, a NIF from its own threads.
@@ -68,6 +68,12 @@ pub trait Engine: Send + Sync + 'static {
     /// `not_finished`, `no_result` (failed or cancelled), `expired`, `unknown_job`.
     fn result(&self, id: JobId) -> Result<ResultFile, JobError>;
 
+    /// What a stage of a `pipeline` job has made, as soon as it has.
+    ///
+    /// # Errors
+    /// `not_found` when the job has no such stage; as [`result`](Self::result).
+    fn stage_result(&self, id: JobId, stage: JobKind) -> Result<ResultFile, JobError>;
+
     /// A place for a file that is too large to be held in memory: written as it comes, and then handed in as
     /// [`Upload::Received`](crate::Upload::Received).
     ///
@@ -75,7 +81,7 @@ pub trait Engine: Send + Sync + 'static {
     /// `storage`, `storage_full`.
     fn receive(&self) -> Result<Incoming, JobError>;
 
-    /// The file of a video or picture that an `understand` job is about, counted from 0.
+    /// The file of a video or picture that an `understand` or `pipeline` job is about, counted from 0.
     ///
     /// # Errors
     /// `not_found` when the job has none of this number, `expired`, `unknown_job`.

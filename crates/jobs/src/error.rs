@@ -52,7 +52,7 @@ error_table! {
     Cancelled, "cancelled", 409;
     /// The job finished, but its bytes have been removed.
     Expired, "expired", 410;
-    /// A body, an image or a prompt over the limit.
+    /// A body, an image or a prompt over the limit, or a video that does not fit into memory.
     TooLarge, "too_large", 413;
     /// A body in a format the endpoint does not read.
     UnsupportedMediaType, "unsupported_media_type", 415;
@@ -171,6 +171,7 @@ impl From<sango_models::ModelError> for JobError {
         let kind = match &error {
             Model::Request { .. } => ErrorKind::InvalidOption,
             Model::Cancelled => ErrorKind::Cancelled,
+            Model::Memory { .. } => ErrorKind::TooLarge,
             _ => ErrorKind::ModelBroken,
         };
         Self::new(kind, error.to_string())

@@ -23,6 +23,8 @@ pub enum EventName {
     Frames,
     /// More of the answer.
     Token,
+    /// A stage of a pipeline begins, or has a result.
+    Stage,
     /// There is a result. Last.
     Finished,
     /// There is an error. Last.
@@ -32,13 +34,14 @@ pub enum EventName {
 }
 
 impl EventName {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Queued,
         Self::Started,
         Self::Progress,
         Self::Preview,
         Self::Frames,
         Self::Token,
+        Self::Stage,
         Self::Finished,
         Self::Failed,
         Self::Cancelled,
@@ -53,6 +56,7 @@ impl EventName {
             Self::Preview => "preview",
             Self::Frames => "frames",
             Self::Token => "token",
+            Self::Stage => "stage",
             Self::Finished => "finished",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",

@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use crate::embedded::{EmbeddedConfig, EmbeddedEngine};
 use crate::engine::{Engine, JobPage, ListQuery, ResultFile, Stats, Submitted};
 use crate::runs::work_off;
-use crate::{Event, Incoming, JobError, JobId, JobView, ModelInfo, Runner, Submission, Subscription};
+use crate::{Event, Incoming, JobError, JobId, JobKind, JobView, ModelInfo, Runner, Submission, Subscription};
 
 /// The embedded engine without threads, in a temporary folder that goes with it: `submit` runs the job.
 pub struct InlineEngine {
@@ -79,6 +79,10 @@ impl Engine for InlineEngine {
 
     fn result(&self, id: JobId) -> Result<ResultFile, JobError> {
         self.engine().result(id)
+    }
+
+    fn stage_result(&self, id: JobId, stage: JobKind) -> Result<ResultFile, JobError> {
+        self.engine().stage_result(id, stage)
     }
 
     fn receive(&self) -> Result<Incoming, JobError> {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{ErrorKind, ImageTask, JobError, UnderstandTask};
+use crate::{ErrorKind, ImageTask, JobError, MediaInfo, PipelineTask, STAGES, UnderstandTask, VideoTask};
 
 /// The id of a job; ids sort by the time they were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,6 +70,18 @@ impl JobKind {
             Self::Video => "video",
             Self::Pipeline => "pipeline",
         }
+    }
+
+    /// The stage of a pipeline with this name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for any other name.
+    pub fn stage(name: &str) -> Result<Self, JobError> {
+        STAGES.into_iter().find(|stage| stage.as_str() == name).ok_or_else(|| {
+            let names = STAGES.map(Self::as_str).join(", ");
+            let name: String = name.chars().take(64).collect();
+            JobError::new(ErrorKind::NotFound, format!("there is no stage `{name}`: there are {names}"))
+        })
     }
 }
 
@@ -153,6 +165,10 @@ pub enum Task {
     Image(ImageTask),
     /// An answer to a question about media.
     Understand(UnderstandTask),
+    /// A video from words.
+    Video(VideoTask),
+    /// Media to text to a picture to a video.
+    Pipeline(Box<PipelineTask>),
 }
 
 impl JobRequest {
@@ -161,6 +177,8 @@ impl JobRequest {
         match self.task {
             Task::Image(_) => JobKind::Image,
             Task::Understand(_) => JobKind::Understand,
+            Task::Video(_) => JobKind::Video,
+            Task::Pipeline(_) => JobKind::Pipeline,
         }
     }
 
@@ -168,7 +186,17 @@ impl JobRequest {
     pub fn uploads(&self) -> Vec<&str> {
         match &self.task {
             Task::Image(task) => [&task.image, &task.mask].into_iter().flatten().map(|m| m.sha256.as_str()).collect(),
-            Task::Understand(task) => task.media.iter().map(|media| media.sha256.as_str()).collect(),
+            Task::Video(task) => task.image.iter().map(|image| image.sha256.as_str()).collect(),
+            Task::Understand(_) | Task::Pipeline(_) => self.media().iter().map(|media| media.sha256.as_str()).collect(),
+        }
+    }
+
+    /// The videos and pictures that the job is about.
+    pub fn media(&self) -> &[MediaInfo] {
+        match &self.task {
+            Task::Understand(task) => &task.media,
+            Task::Pipeline(task) => &task.media,
+            Task::Image(_) | Task::Video(_) => &[],
         }
     }
 
@@ -180,6 +208,16 @@ impl JobRequest {
             Task::Image(task) => _ = task.options.seed.get_or_insert_with(draw),
             Task::Understand(task) if task.options.is_sampled() => _ = task.options.seed.get_or_insert_with(draw),
             Task::Understand(_) => {}
+            Task::Video(task) => _ = task.options.seed.get_or_insert_with(draw),
+            Task::Pipeline(task) => {
+                let options = &mut task.options;
+                let seed = *options.seed.get_or_insert_with(draw);
+                options.image.seed.get_or_insert(seed);
+                options.video.seed.get_or_insert(seed);
+                if options.understand.is_sampled() {
+                    options.understand.seed.get_or_insert(seed);
+                }
+            }
         }
     }
 }
@@ -204,6 +242,41 @@ pub struct Progress {
     pub total: u32,
     /// Estimated time left in milliseconds.
     pub eta_ms: Option<u64>,
+    /// What the steps are of; only of runs that do more than one thing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+}
+
+/// The parts of making a video, each with steps of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The prompt is read.
+    Text,
+    /// The first picture is read.
+    Encode,
+    /// The video takes shape.
+    Denoise,
+    /// What has taken shape becomes pixels.
+    Decode,
+}
+
+impl Phase {
+    const ALL: [Self; 4] = [Self::Text, Self::Encode, Self::Denoise, Self::Decode];
+
+    /// The name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Encode => "encode",
+            Self::Denoise => "denoise",
+            Self::Decode => "decode",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
+    }
 }
 
 /// Where the result is.
@@ -219,9 +292,44 @@ pub struct ResultView {
     pub sha256: String,
     /// Whether an earlier job had made it already.
     pub cached: bool,
-    /// The answer of an `understand` job; other results have no such field.
+    /// The answer of an `understand` job, and of the first stage of a `pipeline`; other results have no such field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+}
+
+/// Where a stage of a pipeline is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StageState {
+    /// Its turn has not come, or the job waits.
+    Waiting,
+    /// It is being done.
+    Running,
+    /// There is a result.
+    Finished,
+    /// The job failed here.
+    Failed,
+    /// The job ended before.
+    Cancelled,
+    /// The result's bytes are gone.
+    Expired,
+}
+
+/// A stage of a `pipeline` job as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StageView {
+    /// Which task.
+    pub name: JobKind,
+    /// Which stage, counted from 0.
+    pub index: usize,
+    /// How many stages there are.
+    pub total: usize,
+    /// Where it is.
+    pub state: StageState,
+    /// The prompt that came of the text, once there is one; the question of the first stage.
+    pub prompt: Option<String>,
+    /// Once finished.
+    pub result: Option<ResultView>,
 }
 
 /// A job as clients see it.
@@ -251,6 +359,9 @@ pub struct JobView {
     pub error: Option<JobError>,
     /// Number of its newest event.
     pub last_event: u64,
+    /// The stages of a `pipeline` job; other jobs have no such field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stages: Option<Vec<StageView>>,
     /// The request with every default filled in.
     pub request: JobRequest,
 }

@@ -15,6 +15,8 @@ mod inline;
 mod intake;
 mod job;
 mod list_params;
+mod pipeline;
+mod prompts;
 mod runs;
 mod schema;
 mod store;
@@ -29,11 +31,18 @@ pub use error::{ErrorKind, JobError};
 pub use event::{Event, EventName};
 pub use feed::{Next, Subscription};
 pub use inline::InlineEngine;
-pub use job::{Job, JobId, JobKind, JobRequest, JobView, Progress, ResultView, State, Task};
+pub use job::{
+    Job, JobId, JobKind, JobRequest, JobView, Phase, Progress, ResultView, StageState, StageView, State, Task,
+};
 pub use list_params::ListParams;
+pub use prompts::{image_prompt, video_prompt};
 pub use submission::Submission;
 pub use task::MAX_PROMPT_CHARS;
 pub use task::image::{ImageOptions, ImageTask, MediaRef};
+pub use task::pipeline::{PIPELINE_QUESTION, PipelineModels, PipelineOptions, PipelineTask, STAGES};
 pub use task::understand::{MAX_MEDIA, MediaInfo, MediaType, Role, Turn, UnderstandOptions, UnderstandTask};
+pub use task::video::{StgMode, VideoOptions, VideoTask};
 pub use upload::{Incoming, Received, Upload};
-pub use worker::{CancelToken, ModelInfo, News, Output, Prepared, Preview, RunContext, Runner, UnderstandDefaults};
+pub use worker::{
+    CancelToken, ModelInfo, News, Output, Prepared, Preview, RunContext, Runner, UnderstandDefaults, VideoDefaults,
+};

@@ -10,9 +10,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::embedded::{Inner, Run, Shared};
+use crate::pipeline::{self, LOOK_AGAIN};
 use crate::schema::{JobRow, Stored};
+use crate::store::Found;
 use crate::worker::{CancelToken, News, Output, Preview, RunContext};
-use crate::{ErrorKind, EventName, Job, JobError};
+use crate::{ErrorKind, EventName, Job, JobError, Task};
 
 /// A run that a worker has taken.
 struct Claim {
@@ -92,7 +94,7 @@ fn perform(shared: &Arc<Shared>, claim: Claim) -> Result<(), ErrorKind> {
     let reporter = Arc::clone(shared);
     let began = Instant::now();
     let context = RunContext::new(cancel, move |news| report(&reporter, run, began, &news));
-    let outcome = catch_unwind(AssertUnwindSafe(|| shared.runner.run(&job, &context)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| produce(shared, run, &job, &context)));
     context.flush();
     let outcome = outcome.unwrap_or_else(|panic| {
         let message = format!("the run stopped at a bug in Sango: {}", panic_message(&*panic));
@@ -104,7 +106,7 @@ fn perform(shared: &Arc<Shared>, claim: Claim) -> Result<(), ErrorKind> {
     inner.stats.run_count += 1;
     inner.stats.run_ms += began.elapsed().as_millis() as u64;
     // Whoever has cancelled or was interrupted is no longer running, so this reaches only those that still wait for it.
-    let finished = outcome.and_then(|output| finish(shared, inner, run, &output));
+    let finished = outcome.and_then(|made| finish(shared, inner, run, made));
     let ended = finished.as_ref().map(drop).map_err(|error| error.kind);
     let stored = finished.or_else(|error| inner.store.fail_run(run, &error, shared.config.max_attempts));
     match stored {
@@ -114,11 +116,66 @@ fn perform(shared: &Arc<Shared>, claim: Claim) -> Result<(), ErrorKind> {
     ended
 }
 
-fn finish(shared: &Shared, inner: &mut Inner, run: i64, output: &Output) -> Result<Vec<crate::Event>, JobError> {
-    let sha256 = shared.files.put(&output.bytes)?;
-    let bytes = output.bytes.len() as u64;
-    let (content_type, text) = (output.content_type.clone(), output.text.clone());
-    inner.store.finish_run(run, &Stored { sha256, content_type, bytes, text })
+/// What a run has come to.
+enum Made {
+    /// A result that is not kept yet.
+    Output(Output),
+    /// One that is: `cached` where it was there before the run.
+    Kept { stored: Stored, cached: bool },
+}
+
+fn produce(shared: &Arc<Shared>, run: i64, job: &Job, context: &RunContext) -> Result<Made, JobError> {
+    if let Task::Pipeline(task) = &job.request.task {
+        return Ok(Made::Kept { stored: pipeline::run(shared, run, job, task, context)?, cached: false });
+    }
+    let key = shared.lock().runs.get(&run).map(|run| run.cache_key.clone()).unwrap_or_default();
+    match wait_for_turn(shared, run, &key, context)? {
+        // A stage of a pipeline has made it while the job was waiting.
+        Some(found) => Ok(Made::Kept { stored: found.stored, cached: true }),
+        None => shared.runner.run(job, context).map(Made::Output),
+    }
+}
+
+/// Waits until no other run does the work that this key stands for. Then either it is done, or the run `run` does it.
+pub(crate) fn wait_for_turn(
+    shared: &Shared,
+    run: i64,
+    key: &str,
+    context: &RunContext,
+) -> Result<Option<Found>, JobError> {
+    loop {
+        {
+            let inner = &mut *shared.lock();
+            if let Some(found) = inner.found(key, &shared.files)? {
+                return Ok(Some(found));
+            }
+            let busy = |(other, it): (&i64, &Run)| {
+                *other != run && it.doing.as_deref() == Some(key) && !it.cancel.is_cancelled()
+            };
+            if !inner.runs.iter().any(busy) {
+                inner.runs.entry(run).and_modify(|run| run.doing = Some(key.to_owned()));
+                return Ok(None);
+            }
+        }
+        if context.is_cancelled() {
+            return Err(JobError::new(ErrorKind::Cancelled, "the run was stopped"));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Puts what a run made among the results. The caller holds the lock until a job has it.
+pub(crate) fn keep(shared: &Shared, output: Output) -> Result<Stored, JobError> {
+    let Output { content_type, bytes, text } = output;
+    Ok(Stored { sha256: shared.files.put(&bytes)?, content_type, bytes: bytes.len() as u64, text })
+}
+
+fn finish(shared: &Shared, inner: &mut Inner, run: i64, made: Made) -> Result<Vec<crate::Event>, JobError> {
+    let (stored, cached) = match made {
+        Made::Output(output) => (keep(shared, output)?, false),
+        Made::Kept { stored, cached } => (stored, cached),
+    };
+    inner.store.finish_run(run, &stored, cached)
 }
 
 fn report(shared: &Shared, run: i64, began: Instant, news: &News<'_>) {

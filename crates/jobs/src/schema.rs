@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Row};
 
-use crate::{ErrorKind, JobError, JobId, JobRequest, JobView, Progress, ResultView, State};
+use crate::{ErrorKind, JobError, JobId, JobKind, JobRequest, JobView, Phase, Progress, ResultView, StageView, State};
 
 /// Grows when a table changes; a file of a newer Sango is refused rather than misread.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 const TABLES: &str = "
 CREATE TABLE jobs (
@@ -39,7 +39,8 @@ CREATE TABLE jobs (
     image_sha256 TEXT,
     mask_sha256 TEXT,
     place INTEGER,
-    result_text TEXT
+    result_text TEXT,
+    phase TEXT
 );
 CREATE INDEX jobs_queue ON jobs (state, place, priority DESC, seq);
 CREATE INDEX jobs_cache ON jobs (cache_key, state);
@@ -62,6 +63,19 @@ CREATE TABLE media (
     PRIMARY KEY (job, n)
 ) WITHOUT ROWID;
 CREATE INDEX media_sha256 ON media (sha256);
+CREATE TABLE stages (
+    job TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    cache_key TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    type TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    text TEXT,
+    cached INTEGER NOT NULL,
+    PRIMARY KEY (job, n)
+) WITHOUT ROWID;
+CREATE INDEX stages_cache ON stages (cache_key);
+CREATE INDEX stages_sha256 ON stages (sha256);
 ";
 
 /// From version 1: waiting jobs can be given a place in the line.
@@ -83,8 +97,26 @@ CREATE TABLE media (
 CREATE INDEX media_sha256 ON media (sha256);
 ";
 
+/// From version 3: jobs in stages, each with a result, and runs in phases.
+const ADD_STAGES: &str = "
+ALTER TABLE jobs ADD COLUMN phase TEXT;
+CREATE TABLE stages (
+    job TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    cache_key TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    type TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    text TEXT,
+    cached INTEGER NOT NULL,
+    PRIMARY KEY (job, n)
+) WITHOUT ROWID;
+CREATE INDEX stages_cache ON stages (cache_key);
+CREATE INDEX stages_sha256 ON stages (sha256);
+";
+
 /// What leads from each version to the next.
-const STEPS: [&str; VERSION as usize - 1] = [ADD_PLACE, ADD_MEDIA];
+const STEPS: [&str; VERSION as usize - 1] = [ADD_PLACE, ADD_MEDIA, ADD_STAGES];
 
 /// Opens the file and makes the tables if it is new. `durable`: a commit is on the disk before it returns; otherwise it
 /// survives a crash of the process, but the newest commits not a power cut.
@@ -118,7 +150,7 @@ pub(crate) fn connect(path: &Path, durable: bool) -> Result<Connection, JobError
 /// The columns that [`JobRow::read`] expects, in order.
 pub(crate) const COLUMNS: &str = "seq, id, state, priority, request, request_hash, cache_key, attempts, run, created_at, \
      started_at, finished_at, step, total, eta_ms, last_event, result_sha256, result_type, result_bytes, cached, \
-     error_code, error_message, place, result_text";
+     error_code, error_message, place, result_text, phase";
 
 /// One job as it is stored.
 #[derive(Debug, Clone)]
@@ -153,11 +185,38 @@ pub(crate) struct Stored {
     pub(crate) text: Option<String>,
 }
 
+/// What a stage of a job has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StageRow {
+    pub(crate) stored: Stored,
+    pub(crate) cache_key: String,
+    pub(crate) cached: bool,
+}
+
 impl Stored {
+    /// Reads hash, type, size and text from the columns from `first` on.
+    pub(crate) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
+        Ok(Self {
+            sha256: row.get(first)?,
+            content_type: row.get(first + 1)?,
+            bytes: row.get::<_, i64>(first + 2)?.cast_unsigned(),
+            text: row.get(first + 3)?,
+        })
+    }
+
     /// The result as the job with this id shows it.
     pub(crate) fn view(&self, id: JobId, cached: bool) -> ResultView {
+        self.view_at(format!("/v1/jobs/{id}/result"), cached)
+    }
+
+    /// The result of a stage as the job with this id shows it.
+    pub(crate) fn stage_view(&self, id: JobId, stage: JobKind, cached: bool) -> ResultView {
+        self.view_at(format!("/v1/jobs/{id}/result?stage={}", stage.as_str()), cached)
+    }
+
+    fn view_at(&self, url: String, cached: bool) -> ResultView {
         ResultView {
-            url: format!("/v1/jobs/{id}/result"),
+            url,
             content_type: self.content_type.clone(),
             bytes: self.bytes,
             sha256: self.sha256.clone(),
@@ -177,6 +236,7 @@ impl JobRow {
         let step: Option<u32> = row.get(12)?;
         let total: Option<u32> = row.get(13)?;
         let eta_ms: Option<i64> = row.get(14)?;
+        let phase: Option<String> = row.get(24)?;
         let sha256: Option<String> = row.get(16)?;
         let code: Option<String> = row.get(20)?;
         let message: Option<String> = row.get(21)?;
@@ -197,6 +257,7 @@ impl JobRow {
                 step,
                 total,
                 eta_ms: eta_ms.map(i64::cast_unsigned),
+                phase: phase.as_deref().and_then(Phase::from_name),
             }),
             last_event: row.get::<_, i64>(15)?.cast_unsigned(),
             result: match sha256 {
@@ -217,7 +278,7 @@ impl JobRow {
     }
 
     /// The job as clients see it.
-    pub(crate) fn view(self, position: Option<u64>) -> JobView {
+    pub(crate) fn view(self, position: Option<u64>, stages: Option<Vec<StageView>>) -> JobView {
         let shown = matches!(self.state, State::Finished);
         JobView {
             id: self.id,
@@ -232,6 +293,7 @@ impl JobRow {
             result: self.result.filter(|_| shown).map(|result| result.view(self.id, self.cached)),
             error: self.error,
             last_event: self.last_event,
+            stages,
             request: self.request,
         }
     }
@@ -253,10 +315,12 @@ mod tests {
     #[test]
     fn a_file_of_an_earlier_version_gains_what_it_lacks() {
         let folder = tempfile::tempdir().unwrap();
-        let (media, _) = TABLES.split_once("CREATE TABLE media").unwrap();
-        let second = media.replace(",\n    result_text TEXT", "");
+        let (third, _) = TABLES.split_once("CREATE TABLE stages").unwrap();
+        let third = third.replace(",\n    phase TEXT", "");
+        let (second, _) = third.split_once("CREATE TABLE media").unwrap();
+        let second = second.replace(",\n    result_text TEXT", "");
         let first = second.replace(",\n    place INTEGER", "").replace("(state, place, ", "(state, ");
-        assert!(!first.contains("place") && !second.contains("result_text"), "{first}");
+        assert!(!first.contains("place") && !second.contains("result_text") && !third.contains("phase"));
 
         let schema = |db: &Connection| {
             let sql = "SELECT m.name || '.' || p.name FROM sqlite_schema m, pragma_table_info(m.name) p ORDER BY 1";
@@ -266,7 +330,7 @@ mod tests {
             (columns.unwrap(), db.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap())
         };
         let new = schema(&connect(&folder.path().join("new.sqlite"), true).unwrap());
-        for (version, tables) in [(1, &first), (2, &second)] {
+        for (version, tables) in [(1, &first), (2, &second), (3, &third)] {
             let path = folder.path().join(format!("{version}.sqlite"));
             let db = Connection::open(&path).unwrap();
             db.execute_batch(tables).unwrap();

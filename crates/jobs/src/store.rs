@@ -2,6 +2,8 @@
 //!
 //! Methods that change something give back the events to publish once the change is stored.
 
+mod stages;
+
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,9 +11,22 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, Params, Transaction, params};
 use serde_json::{Value, json};
 
+pub(crate) use stages::Found;
+use stages::tell_stage;
+
+use crate::embedded::Told;
 use crate::job::unknown_job;
 use crate::schema::{COLUMNS, JobRow, NewJob, Stored, connect};
-use crate::{ErrorKind, Event, EventName, JobError, JobId, ListQuery, MediaInfo, Progress, State, Task};
+use crate::{ErrorKind, Event, EventName, JobError, JobId, ListQuery, MediaInfo, Phase, Progress, State, Task};
+
+/// What a job that joins others is told of what they have been told before.
+#[derive(Debug, Clone)]
+pub(crate) enum Missed {
+    /// An event.
+    Event(EventName, Value),
+    /// A stage of a pipeline.
+    Stage(Told),
+}
 
 type Result<T> = std::result::Result<T, JobError>;
 
@@ -115,44 +130,34 @@ impl Store {
     }
 
     /// Stores a new job that joins a run, and what it has missed of it.
-    pub(crate) fn insert_running(
-        &mut self,
-        job: &NewJob,
-        run: i64,
-        missed: Vec<(EventName, Value)>,
-    ) -> Result<Vec<Event>> {
+    pub(crate) fn insert_running(&mut self, job: &NewJob, run: i64, missed: Vec<Missed>) -> Result<Vec<Event>> {
         let tx = self.durable.transaction()?;
         let mut events = vec![insert(&tx, job)?, start(&tx, job.id, run, 1)?];
-        for (name, data) in missed {
-            events.push(append(&tx, job.id, name, data)?);
-        }
+        catch_up(&tx, job.id, missed, &mut events)?;
         tx.commit()?;
         Ok(events)
     }
 
     /// Stores a new job whose result another job has made, and what that one has shown.
-    pub(crate) fn insert_finished(
-        &mut self,
-        job: &NewJob,
-        result: &Stored,
-        shown: Vec<(EventName, Value)>,
-    ) -> Result<Vec<Event>> {
+    pub(crate) fn insert_finished(&mut self, job: &NewJob, result: &Stored, shown: Vec<Missed>) -> Result<Vec<Event>> {
         let tx = self.durable.transaction()?;
         let mut events = vec![insert(&tx, job)?];
-        for (name, data) in shown {
-            events.push(append(&tx, job.id, name, data)?);
-        }
+        catch_up(&tx, job.id, shown, &mut events)?;
         events.push(finish(&tx, job.id, result, true)?);
         tx.commit()?;
         Ok(events)
     }
 
-    /// What the last attempt of a job has shown: the frames and how they look.
+    /// What a job was answered from, as it was told last: the frames and how they look.
     pub(crate) fn shown(&self, id: JobId) -> Result<Vec<(EventName, Value)>> {
         let events = self.events_after(id, 0)?;
-        let begun = events.iter().rposition(|event| event.event == EventName::Started).unwrap_or(0);
+        let Some(begun) = events.iter().rposition(|event| event.event == EventName::Frames) else {
+            return Ok(Vec::new());
+        };
         let shows = |event: &Event| matches!(event.event, EventName::Frames | EventName::Preview);
-        Ok(events.into_iter().skip(begun).filter(shows).map(|event| (event.event, event.data)).collect())
+        // What a pipeline shows after that is of its later stages.
+        let own = events.into_iter().skip(begun).take_while(|event| event.event != EventName::Stage);
+        Ok(own.filter(shows).map(|event| (event.event, event.data)).collect())
     }
 
     /// Takes the next job of the queue, and every waiting job that asks for the same, into run number `run`.
@@ -209,12 +214,9 @@ impl Store {
         let mut events = Vec::new();
         let eta_ms = progress.eta_ms.map(u64::cast_signed);
         for id in running(&tx, run)? {
-            tx.prepare_cached("UPDATE jobs SET step = ?2, total = ?3, eta_ms = ?4 WHERE id = ?1")?.execute(params![
-                id.to_string(),
-                progress.step,
-                progress.total,
-                eta_ms
-            ])?;
+            let sql = "UPDATE jobs SET step = ?2, total = ?3, eta_ms = ?4, phase = ?5 WHERE id = ?1";
+            let phase = progress.phase.map(Phase::as_str);
+            tx.prepare_cached(sql)?.execute(params![id.to_string(), progress.step, progress.total, eta_ms, phase])?;
             events.push(append(&tx, id, EventName::Progress, json!(progress))?);
             if let Some(preview) = preview {
                 events.push(append(&tx, id, EventName::Preview, preview.clone())?);
@@ -233,10 +235,10 @@ impl Store {
         Ok(events)
     }
 
-    /// The run has a result: so have the jobs that share it.
-    pub(crate) fn finish_run(&mut self, run: i64, result: &Stored) -> Result<Vec<Event>> {
+    /// The run has a result: so have the jobs that share it. `cached`: it was there already.
+    pub(crate) fn finish_run(&mut self, run: i64, result: &Stored, cached: bool) -> Result<Vec<Event>> {
         let tx = self.durable.transaction()?;
-        let events = running(&tx, run)?.into_iter().map(|id| finish(&tx, id, result, false)).collect::<Result<_>>()?;
+        let events = running(&tx, run)?.into_iter().map(|id| finish(&tx, id, result, cached)).collect::<Result<_>>()?;
         tx.commit()?;
         Ok(events)
     }
@@ -272,7 +274,7 @@ impl Store {
     /// Marks every running job as interrupted by an orderly shutdown, which does not count as an attempt.
     pub(crate) fn interrupt(&mut self) -> Result<()> {
         let sql =
-            "UPDATE jobs SET state = 'interrupted', attempts = attempts - 1, step = NULL, total = NULL, eta_ms = NULL
+            "UPDATE jobs SET state = 'interrupted', attempts = attempts - 1, step = NULL, total = NULL, eta_ms = NULL, phase = NULL
                    WHERE state = 'running'";
         self.durable.execute(sql, [])?;
         Ok(())
@@ -284,7 +286,9 @@ impl Store {
         let tx = self.durable.transaction()?;
         for row in &rows {
             let id = row.id.to_string();
-            tx.execute("UPDATE jobs SET run = NULL, step = NULL, total = NULL, eta_ms = NULL WHERE id = ?1", [&id])?;
+            let sql =
+                "UPDATE jobs SET run = NULL, step = NULL, total = NULL, eta_ms = NULL, phase = NULL WHERE id = ?1";
+            tx.execute(sql, [&id])?;
             if row.attempts >= max_attempts {
                 let message = format!("the server stopped {max_attempts} times while this job ran: submit it again");
                 fail(&tx, row.id, &JobError::new(ErrorKind::Interrupted, message))?;
@@ -326,7 +330,10 @@ impl Store {
                     files.extend(row.get::<_, Option<String>>(column)?);
                 }
             }
-            let sql = format!("SELECT sha256 FROM media WHERE job IN (SELECT id FROM jobs WHERE {old})");
+            let sql = format!(
+                "SELECT sha256 FROM media WHERE job IN (SELECT id FROM jobs WHERE {old})
+                 UNION SELECT sha256 FROM stages WHERE job IN (SELECT id FROM jobs WHERE {old})"
+            );
             let mut statement = tx.prepare(&sql)?;
             let mut rows = statement.query([cut])?;
             while let Some(row) = rows.next()? {
@@ -334,11 +341,13 @@ impl Store {
             }
         }
         tx.execute(&format!("DELETE FROM media WHERE job IN (SELECT id FROM jobs WHERE {old})"), [cut])?;
+        tx.execute(&format!("DELETE FROM stages WHERE job IN (SELECT id FROM jobs WHERE {old})"), [cut])?;
         tx.execute(&format!("DELETE FROM events WHERE job IN (SELECT id FROM jobs WHERE {old})"), [cut])?;
         tx.execute(&format!("DELETE FROM jobs WHERE {old}"), [cut])?;
         let needed =
             "SELECT EXISTS (SELECT 1 FROM jobs WHERE result_sha256 = ?1 OR image_sha256 = ?1 OR mask_sha256 = ?1)
-                 OR EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)";
+                 OR EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)
+                 OR EXISTS (SELECT 1 FROM stages WHERE sha256 = ?1)";
         let mut unused = Vec::new();
         for file in files {
             if !tx.query_row(needed, [&file], |row| row.get::<_, bool>(0))? {
@@ -354,7 +363,8 @@ impl Store {
         let sql = "SELECT result_sha256 FROM jobs WHERE result_sha256 IS NOT NULL
                    UNION SELECT image_sha256 FROM jobs WHERE image_sha256 IS NOT NULL
                    UNION SELECT mask_sha256 FROM jobs WHERE mask_sha256 IS NOT NULL
-                   UNION SELECT sha256 FROM media";
+                   UNION SELECT sha256 FROM media
+                   UNION SELECT sha256 FROM stages";
         let mut statement = self.durable.prepare(sql)?;
         let files = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         Ok(files)
@@ -363,10 +373,7 @@ impl Store {
     /// What is known about a file that some job is about.
     pub(crate) fn media(&self, sha256: &str) -> Result<Option<MediaInfo>> {
         let job = self.one("WHERE id IN (SELECT job FROM media WHERE sha256 = ?1 LIMIT 1)", [sha256])?;
-        Ok(job.and_then(|job| match job.request.task {
-            Task::Understand(task) => task.media.into_iter().find(|media| media.sha256 == sha256),
-            Task::Image(_) => None,
-        }))
+        Ok(job.and_then(|job| job.request.media().iter().find(|media| media.sha256 == sha256).cloned()))
     }
 
     fn one(&self, condition: &str, params: impl Params) -> Result<Option<JobRow>> {
@@ -394,9 +401,10 @@ fn insert(tx: &Transaction<'_>, job: &NewJob) -> Result<Event> {
     let (mut image, mut mask) = (None, None);
     match &job.request.task {
         Task::Image(task) => (image, mask) = (task.image.as_ref(), task.mask.as_ref()),
-        Task::Understand(task) => {
+        Task::Video(task) => image = task.image.as_ref(),
+        Task::Understand(_) | Task::Pipeline(_) => {
             let mut put = tx.prepare_cached("INSERT INTO media (job, n, sha256) VALUES (?1, ?2, ?3)")?;
-            for (n, media) in task.media.iter().enumerate() {
+            for (n, media) in job.request.media().iter().enumerate() {
                 put.execute(params![job.id.to_string(), n as i64, media.sha256])?;
             }
         }
@@ -420,6 +428,17 @@ fn insert(tx: &Transaction<'_>, job: &NewJob) -> Result<Event> {
     ])?;
     let position = position(tx, None, job.request.priority, tx.last_insert_rowid())?;
     append(tx, job.id, EventName::Queued, json!({"position": position, "attempt": 1}))
+}
+
+/// Tells a job what others have been told.
+fn catch_up(tx: &Transaction<'_>, id: JobId, missed: Vec<Missed>, events: &mut Vec<Event>) -> Result<()> {
+    for told in missed {
+        match told {
+            Missed::Event(name, data) => events.push(append(tx, id, name, data)?),
+            Missed::Stage(told) => events.extend(tell_stage(tx, id, &told)?),
+        }
+    }
+    Ok(())
 }
 
 fn start(tx: &Transaction<'_>, id: JobId, run: i64, attempt: u32) -> Result<Event> {
@@ -456,7 +475,8 @@ fn fail(tx: &Transaction<'_>, id: JobId, error: &JobError) -> Result<Event> {
 
 /// Back into the line.
 fn retry(tx: &Transaction<'_>, row: &JobRow) -> Result<Event> {
-    let sql = "UPDATE jobs SET state = 'queued', run = NULL, step = NULL, total = NULL, eta_ms = NULL WHERE id = ?1";
+    let sql = "UPDATE jobs SET state = 'queued', run = NULL, step = NULL, total = NULL, eta_ms = NULL, phase = NULL
+               WHERE id = ?1";
     tx.prepare_cached(sql)?.execute([row.id.to_string()])?;
     queued_again(tx, row)
 }

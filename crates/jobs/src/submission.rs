@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use crate::intake::Intake;
 use crate::task::understand::MAX_MEDIA;
-use crate::task::{MAX_NAME_CHARS, image, invalid, understand, within};
+use crate::task::{MAX_NAME_CHARS, image, invalid, pipeline, understand, video, within};
 use crate::upload::Upload;
-use crate::{ErrorKind, JobError, JobRequest, Task};
+use crate::{ErrorKind, JobError, JobRequest, MediaInfo, Task};
 
 /// A job as it is handed in: the request, its media as bytes, and the key that makes handing it in twice harmless.
 ///
@@ -44,8 +44,7 @@ impl Submission {
     /// Reads the job JSON of `docs/protocol.md`. Ranges are checked later, by the engine.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidRequest`] names the field; [`ErrorKind::UnsupportedKind`] for a kind that is planned but not
-    /// there yet; [`ErrorKind::InvalidMedia`] for a file that is not base64.
+    /// [`ErrorKind::InvalidRequest`] names the field; [`ErrorKind::InvalidMedia`] for a file that is not base64.
     pub fn from_json(json: Value) -> Result<Self, JobError> {
         // serde would take the fields from a list, too, in their order.
         if !json.is_object() {
@@ -56,10 +55,8 @@ impl Submission {
         }
         // Before the fields are looked at: a job of another kind has other fields.
         match json.get("kind").and_then(Value::as_str) {
-            Some(kind @ ("video" | "pipeline")) => {
-                let message = format!("this server cannot do `{kind}` jobs; it does `image` and `understand`");
-                Err(JobError::new(ErrorKind::UnsupportedKind, message))
-            }
+            Some("video") => read::<video::Wire>(json)?.submission(),
+            Some("pipeline") => read::<pipeline::Wire>(json)?.submission(),
             Some("understand") => read::<understand::Wire>(json)?.submission(),
             _ => read::<image::Wire>(json)?.submission(),
         }
@@ -85,27 +82,43 @@ impl Submission {
             }
             Task::Understand(task) => {
                 task.check()?;
-                match self.media.len() {
-                    1..=MAX_MEDIA => {}
-                    0 => {
-                        return Err(invalid(
-                            "`media` is missing: send the video or picture that the question is about",
-                        ));
-                    }
-                    count => return Err(invalid(format!("`media` has {count} files, more than {MAX_MEDIA}"))),
-                }
-                (self.media, task.media) = intake.take(std::mem::take(&mut self.media))?;
+                task.media = take_in(&mut self.media, intake)?;
+                Ok(())
+            }
+            Task::Video(_) if !self.media.is_empty() => {
+                Err(not_a_job(&"a `video` job has no `media`: it begins with an `image`"))
+            }
+            Task::Video(_) if self.mask.is_some() => Err(not_a_job(&"a `video` job has no `mask`")),
+            Task::Video(task) => task.check(self.image.as_deref(), intake.images),
+            Task::Pipeline(_) if self.image.is_some() || self.mask.is_some() => {
+                Err(not_a_job(&"a `pipeline` job has no `image` or `mask`: what it begins with is `media`"))
+            }
+            Task::Pipeline(task) => {
+                task.check()?;
+                task.media = take_in(&mut self.media, intake)?;
                 Ok(())
             }
         }
     }
 }
 
+/// Takes in what a job is about.
+fn take_in(media: &mut Vec<Upload>, intake: &Intake<'_>) -> Result<Vec<MediaInfo>, JobError> {
+    match media.len() {
+        1..=MAX_MEDIA => {}
+        0 => return Err(invalid("`media` is missing: send the video or picture that the question is about")),
+        count => return Err(invalid(format!("`media` has {count} files, more than {MAX_MEDIA}"))),
+    }
+    let (uploads, infos) = intake.take(std::mem::take(media))?;
+    *media = uploads;
+    Ok(infos)
+}
+
 fn read<T: DeserializeOwned>(json: Value) -> Result<T, JobError> {
     serde_json::from_value(json).map_err(|error| not_a_job(&error))
 }
 
-fn not_a_job(why: &dyn std::fmt::Display) -> JobError {
+pub(crate) fn not_a_job(why: &dyn std::fmt::Display) -> JobError {
     JobError::new(ErrorKind::InvalidRequest, format!("not a job: {why}"))
 }
 
@@ -177,7 +190,28 @@ mod tests {
             (json!({"prompt": "x"}), ErrorKind::InvalidRequest, "kind"),
             (json!({"kind": "image"}), ErrorKind::InvalidRequest, "prompt"),
             (json!({"kind": "poem", "prompt": "x"}), ErrorKind::InvalidRequest, "poem"),
-            (json!({"kind": "video", "frames": 9}), ErrorKind::UnsupportedKind, "video"),
+            (json!({"kind": "video", "prompt": "x", "frames": 9}), ErrorKind::InvalidRequest, "frames"),
+            (json!({"kind": "video"}), ErrorKind::InvalidRequest, "prompt"),
+            (json!({"kind": "video", "prompt": "x", "mask": png(4, 2)}), ErrorKind::InvalidRequest, "mask"),
+            (json!({"kind": "video", "prompt": "x", "options": {"frames": 0}}), ErrorKind::InvalidOption, "frames"),
+            (json!({"kind": "video", "prompt": "x", "options": {"fps": 0}}), ErrorKind::InvalidOption, "fps"),
+            (json!({"kind": "video", "prompt": "x", "options": {"stg_mode": "x"}}), ErrorKind::InvalidRequest, "x"),
+            (json!({"kind": "video", "prompt": "x", "options": {"strength": 1}}), ErrorKind::InvalidOption, "image"),
+            (
+                json!({"kind": "video", "prompt": "x", "negative_prompt": "a", "options": {"negative_prompt": "b"}}),
+                ErrorKind::InvalidOption,
+                "differ",
+            ),
+            (json!({"kind": "pipeline"}), ErrorKind::InvalidOption, "media"),
+            (json!({"kind": "pipeline", "model": "x"}), ErrorKind::InvalidOption, "models"),
+            (json!({"kind": "pipeline", "prompt": "x"}), ErrorKind::InvalidRequest, "prompt"),
+            (json!({"kind": "pipeline", "question": ""}), ErrorKind::InvalidOption, "question"),
+            (json!({"kind": "pipeline", "models": {"x": "y"}}), ErrorKind::InvalidRequest, "x"),
+            (json!({"kind": "pipeline", "options": {"image": [1]}}), ErrorKind::InvalidRequest, "options.image"),
+            (json!({"kind": "pipeline", "options": {"image": {"x": 1}}}), ErrorKind::InvalidRequest, "x"),
+            (json!({"kind": "pipeline", "options": {"image": {"strength": 1}}}), ErrorKind::InvalidOption, "strength"),
+            (json!({"kind": "pipeline", "options": {"video": {"frames": 0}}}), ErrorKind::InvalidOption, "`video`"),
+            (json!({"kind": "pipeline", "options": {"understand": {"fps": 0}}}), ErrorKind::InvalidOption, "fps"),
             (json!({"kind": "image", "prompt": "x", "promt": 1}), ErrorKind::InvalidRequest, "promt"),
             (json!({"kind": "image", "prompt": 7}), ErrorKind::InvalidRequest, "integer"),
             (json!({"kind": "image", "prompt": " \n"}), ErrorKind::InvalidOption, "prompt"),
@@ -317,9 +351,14 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
         #[test]
-        fn no_json_makes_it_panic(mut json in any_json(), complete in 0..3) {
+        fn no_json_makes_it_panic(mut json in any_json(), complete in 0..5) {
             if let (1.., Some(map)) = (complete, json.as_object_mut()) {
-                let (kind, words) = if complete == 1 { ("image", "prompt") } else { ("understand", "question") };
+                let (kind, words) = match complete {
+                    1 => ("image", "prompt"),
+                    2 => ("understand", "question"),
+                    3 => ("video", "prompt"),
+                    _ => ("pipeline", "question"),
+                };
                 map.insert("kind".into(), kind.into());
                 map.entry(words).or_insert("x".into());
             }

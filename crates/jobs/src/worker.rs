@@ -2,8 +2,10 @@
 
 mod image;
 mod model_runner;
+mod preview;
 mod registry;
 mod understand;
+mod video;
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{ErrorKind, Job, JobError, JobRequest, Progress};
+use crate::{ErrorKind, Job, JobError, JobRequest, Phase, Progress};
 
 pub use model_runner::ModelRunner;
 
@@ -83,7 +85,7 @@ pub struct Output {
 pub struct ModelInfo {
     /// The folder's name.
     pub name: String,
-    /// Its architecture, `amused` or `smolvlm2`.
+    /// Its architecture, `amused`, `smolvlm2` or `ltx-video`.
     pub kind: String,
     /// Which kinds of job it does.
     pub tasks: Vec<crate::JobKind>,
@@ -106,6 +108,20 @@ pub struct ModelInfo {
     /// What `understand` jobs get when they name nothing else; other models have no such field.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub understand: Option<UnderstandDefaults>,
+    /// What `video` jobs get when they name nothing else; other models have no such field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub video: Option<VideoDefaults>,
+}
+
+/// What a `video` job gets of a model when it names nothing else, beside what [`ModelInfo`] has.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct VideoDefaults {
+    /// Frames.
+    pub frames: u32,
+    /// Frames per second.
+    pub fps: f64,
+    /// A video has one frame more than a multiple of this.
+    pub frames_multiple_of: u32,
 }
 
 /// What an `understand` job gets of a model when it names nothing else.
@@ -191,10 +207,24 @@ struct Untold {
     told_at: Option<Instant>,
 }
 
+/// What the steps are of, and since when how many of them have been done.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    phase: Option<Phase>,
+    began: Instant,
+    done: u32,
+}
+
+impl Clock {
+    fn start(phase: Option<Phase>) -> Self {
+        Self { phase, began: Instant::now(), done: 0 }
+    }
+}
+
 /// A run's line to the engine: progress out, cancellation in.
 pub struct RunContext {
     cancel: CancelToken,
-    began: Mutex<Instant>,
+    clock: Mutex<Clock>,
     untold: Mutex<Untold>,
     report: Box<Report>,
 }
@@ -208,12 +238,23 @@ impl std::fmt::Debug for RunContext {
 impl RunContext {
     /// A context that reports to `report` and stops when `cancel` is set.
     pub fn new(cancel: CancelToken, report: impl Fn(News<'_>) + Send + Sync + 'static) -> Self {
-        Self { cancel, began: Mutex::new(Instant::now()), untold: Mutex::default(), report: Box::new(report) }
+        Self { cancel, clock: Mutex::new(Clock::start(None)), untold: Mutex::default(), report: Box::new(report) }
     }
 
     /// Starts the clock of the estimate: call it when the model is loaded and the steps begin.
     pub fn begin(&self) {
-        *self.began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Clock::start(None);
+    }
+
+    /// The same where a run has steps of more than one kind: those that follow are of `phase`.
+    pub fn begin_phase(&self, phase: Phase) {
+        self.count_from(phase, Instant::now(), 0);
+    }
+
+    /// [`begin_phase`](Self::begin_phase) for steps of which `done` are done, and the others took and take from `began`
+    /// on: the first one of a phase can take longer, or is known only when it is over.
+    pub fn count_from(&self, phase: Phase, began: Instant, done: u32) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Clock { phase: Some(phase), began, done };
     }
 
     /// What tells the run to stop.
@@ -231,12 +272,12 @@ impl RunContext {
         if self.is_cancelled() {
             return ControlFlow::Break(());
         }
-        let began = *self.began.lock().unwrap_or_else(PoisonError::into_inner);
-        let eta_ms = (step > 0).then(|| {
+        let Clock { phase, began, done } = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let eta_ms = (step > done).then(|| {
             let spent = began.elapsed().as_millis() as f64;
-            (spent * f64::from(total.saturating_sub(step)) / f64::from(step)) as u64
+            (spent * f64::from(total.saturating_sub(step)) / f64::from(step - done)) as u64
         });
-        (self.report)(News::Step { progress: Progress { step, total, eta_ms }, preview });
+        (self.report)(News::Step { progress: Progress { step, total, eta_ms, phase }, preview });
         self.go_on()
     }
 

@@ -29,7 +29,7 @@ pub use image::{GrayImage, Rgb, RgbImage};
 pub use jpeg_file::{encode_jpeg, preview_jpeg};
 pub use load::{Limits, MediaFormat, Probe, load_image, load_image_bytes, load_mask, load_mask_bytes, probe};
 pub use png_file::{encode_png, save_png};
-pub use resize::{Filter, fit_within, preview_png, resize, resize_mask};
+pub use resize::{Filter, cover, fit_within, preview_png, resize, resize_mask};
 pub use sniff::{MediaKind, sniff, sniff_file};
 pub use strip::strip;
 pub use video::{

@@ -42,6 +42,19 @@ pub fn resize_mask(mask: &GrayImage, width: u32, height: u32, filter: Filter) ->
     imageops::resize(mask, width, height, filter.as_image())
 }
 
+/// Resamples to `width` x `height` pixels without distortion: what is left over on two sides is cut off.
+pub fn cover(picture: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
+    let (from, to) = ((u64::from(picture.width()), u64::from(picture.height())), (u64::from(width), u64::from(height)));
+    // The largest middle part of the wanted shape.
+    let (across, down) = match from.0 * to.1 > from.1 * to.0 {
+        true => ((from.1 * to.0 / to.1.max(1)).max(1), from.1),
+        false => (from.0, (from.0 * to.1 / to.0.max(1)).max(1)),
+    };
+    let (x, y) = ((from.0 - across.min(from.0)) / 2, (from.1 - down.min(from.1)) / 2);
+    let part = imageops::crop_imm(picture, x as u32, y as u32, across as u32, down as u32).to_image();
+    resize(&part, width, height, filter)
+}
+
 /// The largest size of the same shape with no side over `side`; never larger than it was, never 0.
 pub fn fit_within(width: u32, height: u32, side: u32) -> (u32, u32) {
     let longest = width.max(height).max(1);
@@ -66,6 +79,20 @@ mod tests {
     use super::*;
     use crate::{Limits, load_image_bytes};
     use image::{Luma, Rgb};
+
+    #[test]
+    fn covering_cuts_the_middle_out() {
+        let wide = RgbImage::from_fn(30, 10, |x, _| Rgb([x as u8, 0, 0]));
+        let square = cover(&wide, 10, 10, Filter::Lanczos);
+        assert_eq!((square.dimensions(), square.get_pixel(0, 0)[0], square.get_pixel(9, 0)[0]), ((10, 10), 10, 19));
+        let tall = cover(&wide, 2, 8, Filter::Nearest);
+        assert_eq!((tall.dimensions(), tall.get_pixel(0, 0)[0]), ((2, 8), 14));
+        assert_eq!(cover(&wide, 30, 10, Filter::Lanczos), wide);
+        for (width, height) in [(1, 1000), (1000, 1), (7, 3)] {
+            let thin = cover(&RgbImage::new(3, 2), width, height, Filter::Bilinear);
+            assert_eq!(thin.dimensions(), (width, height));
+        }
+    }
 
     #[test]
     fn sizes_keep_their_shape() {

@@ -14,6 +14,8 @@ use crate::error::{ModelError, Result};
 pub enum ModelKind {
     /// Text to image by unmasking tokens: [`crate::amused::AmusedPipeline`].
     Amused,
+    /// Text, pictures and videos to video: [`crate::ltx_video::LTXVideoPipeline`].
+    LtxVideo,
     /// Pictures and videos to text: [`crate::smolvlm2::SmolVLMForConditionalGeneration`].
     SmolVLM2,
 }
@@ -22,21 +24,27 @@ impl fmt::Display for ModelKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Amused => "amused",
+            Self::LtxVideo => "ltx-video",
             Self::SmolVLM2 => "smolvlm2",
         })
     }
 }
 
-const KNOWN: &str = "known are aMUSEd folders in diffusers layout (model_index.json with AmusedPipeline) and SmolVLM2 \
-                     folders in transformers layout (config.json with SmolVLMForConditionalGeneration)";
+const KNOWN: &str = "known are aMUSEd and LTX-Video folders in diffusers layout (model_index.json with AmusedPipeline or \
+                     LTXPipeline), Lightricks' single files (.safetensors) and SmolVLM2 folders in transformers layout \
+                     (config.json with SmolVLMForConditionalGeneration)";
 
-/// Reads the kind of model from `model_index.json`, or from `transformer/config.json` where a folder lacks it.
+/// Reads the kind of model from `model_index.json`, or from `transformer/config.json` where a folder lacks it. A file is
+/// one of Lightricks' where it is a safetensors file; loading it tells whether it is.
 ///
 /// # Errors
 /// [`ModelError::UnknownModel`] when neither names a known model, [`ModelError::Json`] for a damaged file.
 pub fn detect(dir: impl AsRef<Path>) -> Result<ModelKind> {
     let dir = dir.as_ref();
     let unknown = |detail: String| ModelError::UnknownModel { dir: dir.to_owned(), detail };
+    if dir.is_file() && dir.extension().is_some_and(|extension| extension == "safetensors") {
+        return Ok(ModelKind::LtxVideo);
+    }
     if !dir.is_dir() {
         return Err(unknown("there is no such folder".into()));
     }
@@ -50,6 +58,9 @@ pub fn detect(dir: impl AsRef<Path>) -> Result<ModelKind> {
         return match class {
             Some("AmusedPipeline" | "AmusedImg2ImgPipeline" | "AmusedInpaintPipeline" | "UVit2DModel") => {
                 Ok(ModelKind::Amused)
+            }
+            Some("LTXPipeline" | "LTXImageToVideoPipeline" | "LTXConditionPipeline" | "LTXVideoTransformer3DModel") => {
+                Ok(ModelKind::LtxVideo)
             }
             Some("SmolVLMForConditionalGeneration") => Ok(ModelKind::SmolVLM2),
             Some(class) => Err(unknown(format!("holds a `{class}`, which cannot be run; {KNOWN}"))),

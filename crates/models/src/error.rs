@@ -65,6 +65,22 @@ pub enum ModelError {
         /// The value that was found, and what is accepted.
         detail: String,
     },
+    /// A request needs more memory than it may use.
+    #[error(
+        "the request needs about {} GB of memory ({parts}), but only {} GB may be used; {advice}",
+        gigabytes(*needed),
+        gigabytes(*budget)
+    )]
+    Memory {
+        /// Bytes that are needed at the peak.
+        needed: u64,
+        /// Bytes that may be used.
+        budget: u64,
+        /// What the bytes are for.
+        parts: String,
+        /// What to change.
+        advice: String,
+    },
     /// Weights are missing or damaged, or tensors do not fit each other.
     #[error(transparent)]
     Tensor(#[from] TensorError),
@@ -79,9 +95,20 @@ pub enum ModelError {
         /// The step, from 1.
         step: usize,
     },
+    /// A part of a model computed something that is not a number, which damaged weights do.
+    #[error("the {part}'s output is not a number; its weights may be damaged, so download or export them again")]
+    PartNotFinite {
+        /// The part, in words.
+        part: &'static str,
+    },
     /// The step callback asked to stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// Bytes as gigabytes with one digit, rounded up so that nothing needs 0.
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1}", (bytes as f64 / 1e8).ceil() / 10.0)
 }
 
 impl ModelError {

@@ -12,7 +12,7 @@ use std::path::Path;
 use sango_tensor::{DType, Tensor, Weights, save};
 
 use crate::amused::{self, AmusedPipeline};
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::smolvlm2::{self, SmolVLMForConditionalGeneration};
 use crate::{LoadOptions, ModelKind, detect};
 
@@ -33,6 +33,10 @@ pub fn run_with(model_dir: &Path, inputs: &Path, outputs: &Path, options: &LoadO
         ModelKind::Amused => {
             let pipeline = AmusedPipeline::load(model_dir, options)?;
             amused::parity::run(&pipeline, &Weights::open_file(inputs)?)?
+        }
+        ModelKind::LtxVideo => {
+            let detail = "LTX-Video cannot be run yet".into();
+            return Err(ModelError::UnknownModel { dir: model_dir.to_owned(), detail });
         }
         ModelKind::SmolVLM2 => {
             let model = SmolVLMForConditionalGeneration::load(model_dir, options)?;

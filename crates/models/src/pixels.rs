@@ -42,9 +42,41 @@ pub fn to_rgb8(images: &Tensor) -> Result<Rgb8> {
     Ok(Rgb8 { width: width as u32, height: height as u32, bytes: (0..plane).flat_map(pixel).collect() })
 }
 
+/// The frames of the first video of `[B, 3, T, H, W]` in 0..1, each rounded to 8 bits when its turn comes.
+///
+/// # Errors
+/// When the tensor has another shape or type.
+pub fn to_rgb8_frames(videos: &Tensor) -> Result<impl ExactSizeIterator<Item = Rgb8> + '_> {
+    let (frames, height, width) = match *videos.shape() {
+        [batch, 3, frames, height, width] if batch > 0 => (frames, height, width),
+        _ => {
+            let detail = format!("has shape {:?}; videos are [B, 3, T, H, W]", videos.shape());
+            return Err(ModelError::request("video", detail));
+        }
+    };
+    let (values, plane) = (videos.as_f32()?, height * width);
+    Ok((0..frames).map(move |frame| {
+        let pixel = |at: usize| {
+            [0, 1, 2].map(|c| (values[(c * frames + frame) * plane + at].clamp(0.0, 1.0) * 255.0).round() as u8)
+        };
+        Rgb8 { width: width as u32, height: height as u32, bytes: (0..plane).flat_map(pixel).collect() }
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_come_in_their_order() {
+        let of = |c: usize, frame: usize| [0.1 * c as f32, 0.2 * frame as f32];
+        let values = (0..3).flat_map(|c| (0..2).flat_map(move |frame| of(c, frame))).collect();
+        let video = Tensor::from_vec(values, &[1, 3, 2, 1, 2]).expect("a video");
+        let frames: Vec<_> = to_rgb8_frames(&video).expect("frames").map(|frame| frame.bytes).collect();
+        assert_eq!(frames, [vec![0, 26, 51, 0, 0, 0], vec![0, 26, 51, 51, 51, 51]]);
+        let picture = Tensor::from_vec(vec![0.0; 3], &[1, 3, 1, 1]).expect("a picture");
+        assert!(to_rgb8_frames(&picture).err().expect("four dimensions").to_string().contains("[1, 3, 1, 1]"));
+    }
 
     #[test]
     fn bytes_come_back() {

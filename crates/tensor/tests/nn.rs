@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_close, at, indices, tensor};
-use sango_tensor::nn::{self, Conv2dConfig};
+use sango_tensor::nn::{self, Conv2dConfig, Conv3dOptions, TimePadding};
 use sango_tensor::ops::{self, Columns, multi_head_attention, scaled_dot_product_attention};
 use sango_tensor::{Activation, DType, Tensor, TensorError, Weights};
 
@@ -127,6 +127,47 @@ fn gated_linear_is_value_times_activated_gate() {
         .collect();
     let layer = nn::GatedLinear::load(&weights, 24, 20, true).unwrap();
     assert_close(&layer.forward_gated(&x, Activation::Silu).unwrap(), &[5, 20], &expected, 1e-5);
+}
+
+#[test]
+fn convolutions_of_videos() {
+    for (time, before, out_t) in
+        [(TimePadding::Causal, 2, 4), (TimePadding::Symmetric, 1, 4), (TimePadding::None, 0, 2)]
+    {
+        let (c_in, c_out, [t, h, w]) = (3, 5, [4, 5, 6]);
+        let x = tensor(&[2, t, h, w, c_in], 1);
+        let (weight, bias) = (tensor(&[c_out, c_in, 3, 3, 3], 2), tensor(&[c_out], 3));
+        let weights = checkpoint(&[("weight", &weight), ("bias", &bias)]);
+        let options = Conv3dOptions { time, padding: [1; 2], ..Conv3dOptions::default() };
+        let layer = nn::Conv3d::load(&weights, c_in, c_out, (3, 3, 3), options).unwrap();
+        let out_shape = [2, out_t, h, w, c_out];
+        let expected: Vec<f64> = indices(&out_shape)
+            .iter()
+            .map(|i| {
+                let mut sum = value(&bias, &[i[4]]);
+                for tap in indices(&[3, 3, 3, c_in]) {
+                    let from = (i[1] + tap[0]).saturating_sub(before).min(t - 1);
+                    let (y, x_at) = ((i[2] + tap[1]).wrapping_sub(1), (i[3] + tap[2]).wrapping_sub(1));
+                    if y < h && x_at < w {
+                        sum += value(&x, &[i[0], from, y, x_at, tap[3]])
+                            * value(&weight, &[i[4], tap[3], tap[0], tap[1], tap[2]]);
+                    }
+                }
+                sum
+            })
+            .collect();
+        assert_close(&layer.forward(&x).unwrap(), &out_shape, &expected, 1e-5);
+        let other =
+            nn::Conv3d::load(&weights, c_in, c_out, (3, 3, 3), Conv3dOptions { padding: [1; 2], ..Default::default() });
+        assert_close(&other.unwrap().forward_with(&x, time).unwrap(), &out_shape, &expected, 1e-5);
+        let residual = tensor(&out_shape, 4);
+        let sum: Vec<f64> = expected.iter().zip(residual.as_f32().unwrap()).map(|(a, &b)| a + f64::from(b)).collect();
+        assert_close(&layer.forward_residual(&x, &residual).unwrap(), &out_shape, &sum, 1e-5);
+        assert!(layer.forward(&tensor(&[2, t, h, w, c_in + 1], 1)).is_err());
+        assert!(layer.forward(&tensor(&[t, h, w, c_in], 1)).is_err());
+        assert!(layer.forward_residual(&x, &x.unsqueeze(0).unwrap()).is_err());
+        assert!(nn::Conv3d::load(&weights, c_in, c_out, (3, 3, 3), Conv3dOptions { groups: 2, ..options }).is_err());
+    }
 }
 
 #[test]

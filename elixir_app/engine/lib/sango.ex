@@ -1,6 +1,7 @@
 defmodule Sango do
   @moduledoc """
-  Draws pictures from sentences, and answers questions about videos and pictures, on this machine, inside this VM.
+  Draws pictures and makes videos from sentences, and answers questions about videos and pictures, on this machine,
+  inside this VM.
 
   Put an instance into your supervision tree:
 
@@ -33,6 +34,12 @@ defmodule Sango do
       end
 
       {:ok, %{"result" => %{"text" => answer}}} = Sango.await(id)
+
+  A pipeline does all three: it reads a clip, draws a picture of what was understood, and makes a new video of both:
+
+      {:ok, %{"id" => id}} = Sango.submit(%{kind: "pipeline", media: {:file, "clip.mp4"}})
+      {:ok, %{"result" => %{"content_type" => "video/mp4", "text" => caption}}} = Sango.await(id, :timer.minutes(10))
+      {:ok, %{"path" => picture}} = Sango.stage_result(id, "image")
 
   Jobs, events and errors are the JSON of `docs/protocol.md`, as maps with string keys. Jobs are kept on disk: they
   survive a crash of any process and a restart of the node, and those that were running run again.
@@ -196,7 +203,17 @@ defmodule Sango do
   def result(id, options \\ []), do: call(options, :result, [id])
 
   @doc """
-  The file of a video or picture that an `understand` job is about, counted from 0; with the fields of `result/2`.
+  What a stage of a `pipeline` job has made (`"understand"`, `"image"` or `"video"`), as soon as it has; with the fields
+  of `result/2`.
+
+  Errors: `not_found` when the job has no such stage; as `result/2`.
+  """
+  @spec stage_result(id, String.t(), options) :: result(%{String.t() => term})
+  def stage_result(id, stage, options \\ []), do: call(options, :stage_result, [id, stage])
+
+  @doc """
+  The file of a video or picture that an `understand` or `pipeline` job is about, counted from 0; with the fields of
+  `result/2`.
 
   Errors: `not_found` when the job has none of this number, `expired`.
   """

@@ -1,13 +1,13 @@
 //! Prints GFLOP/s per shape: `cargo run --release -p sango-kernels --example bench [filter]`.
 //!
-//! The shapes are those of aMUSEd-256. Each figure is the best of several rounds. Packing counts elements, not FLOP.
+//! The shapes are those of aMUSEd-256 and of LTX-Video at 256×256, 25 frames. Each figure is the best of several rounds. Packing counts elements, not FLOP.
 
 use std::time::Instant;
 
 use half::bf16;
 use sango_kernels::{
-    Activation, AttentionMask, AttentionShape, Conv2dShape, Epilogue, Isa, PackedConv2d, PackedWeights, Precision,
-    Strides, attention, attention_bf16, conv2d, gemm, pool,
+    Activation, AttentionMask, AttentionShape, Conv2dShape, Conv3dShape, Epilogue, Isa, PackedConv2d, PackedConv3d,
+    PackedWeights, Precision, Strides, TimePadding, attention, attention_bf16, conv2d, conv3d, gemm, pool,
 };
 
 const ROUNDS: usize = 7;
@@ -79,6 +79,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut out = vec![0.0; pixels * c_out];
             let flops = 2 * pixels * c_in * c_out * kernel * kernel;
             measure(&name, flops, || Ok(conv2d(&x, &shape, &w, &Epilogue::default(), &mut out)?))?;
+        }
+    }
+    for precision in [Precision::F32, Precision::Bf16] {
+        for (t, size, c_in, c_out) in [
+            (4, 8, 512, 512),
+            (4, 8, 512, 4096),
+            (7, 16, 512, 512),
+            (7, 16, 256, 2048),
+            (13, 32, 256, 256),
+            (13, 32, 128, 1024),
+            (25, 64, 128, 128),
+            (25, 64, 128, 48),
+        ] {
+            let name = format!("conv3d {precision:?} {t}x{size}x{size}x{c_in}->{c_out}");
+            if !name.contains(&filter) {
+                continue;
+            }
+            let (x, w) = (noise(t * size * size * c_in), noise(c_out * c_in * 27));
+            let w = PackedConv3d::from_f32(&w, (c_out, c_in), [3; 3], precision)?;
+            let shape = Conv3dShape::new(1, t, size, size, TimePadding::Symmetric, 1);
+            let mut out = vec![0.0; t * size * size * c_out];
+            let flops = 2 * 27 * t * size * size * c_in * c_out;
+            measure(&name, flops, || Ok(conv3d(&x, &shape, &w, &Epilogue::default(), &mut out)?))?;
         }
     }
     for (batch, heads, q_len, kv_len, head_dim) in

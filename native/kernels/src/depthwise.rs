@@ -98,11 +98,8 @@ impl OutputRow<'_> {
                 }
             }
             let pixel = self.row * self.out_w + ox;
-            let mut value = math::activate::<S>(self.finish.activation, sum);
-            if let Some(residual) = &self.finish.residual {
-                value = S::add(value, residual.lanes::<S>(pixel, channel));
-            }
-            self.out.lanes::<S>(pixel, channel, value);
+            let value = math::activate::<S>(self.finish.activation, sum);
+            self.out.lanes::<S>(pixel, channel, self.finish.end::<S>(pixel, channel, value));
         }
     }
 }

@@ -86,6 +86,24 @@ pub(crate) fn expect_len(what: &'static str, found: usize, dims: &[usize]) -> Re
     if found == expected { Ok(()) } else { Err(KernelError::Length { what, expected, found }) }
 }
 
+/// Checks that `rows` rows of `width` elements, `stride` apart, lie in a slice of `len`.
+pub(crate) fn reaches(
+    what: &'static str,
+    len: usize,
+    rows: usize,
+    width: usize,
+    stride: usize,
+) -> Result<(), KernelError> {
+    if stride < width {
+        return Err(KernelError::shape(what, format!("a stride of {stride} is below the {width} columns")));
+    }
+    if elements(what, &[rows, stride])? == 0 {
+        return Ok(());
+    }
+    let expected = (rows - 1) * stride + width;
+    if len >= expected { Ok(()) } else { Err(KernelError::Length { what, expected, found: len }) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -62,8 +62,12 @@ fn gemm_stays_inside() {
             let narrow: Vec<bf16> = w.get().iter().map(|&v| bf16::from_f32(v)).collect();
             let narrow = Guarded::new(&narrow);
             let (bias, residual) = (Guarded::new(&noise(n, 3)), Guarded::new(&noise(m * n, 4)));
-            let epilogue =
-                Epilogue { bias: Some(bias.get()), activation: Activation::Gelu, residual: Some(residual.get()) };
+            let epilogue = Epilogue {
+                bias: Some(bias.get()),
+                activation: Activation::Gelu,
+                residual: Some(residual.get()),
+                ..Epilogue::default()
+            };
             for packed in [
                 PackedWeights::from_f32(w.get(), n, k, precision).unwrap(),
                 PackedWeights::from_bf16(narrow.get(), n, k, precision).unwrap(),

@@ -86,7 +86,7 @@ fn verify(case: &Case) {
     let sums = reference(case, &x, &w);
     let bias = case.bias.then(|| noise(c_out, seed ^ 2));
     let residual = case.residual.then(|| noise(sums.len(), seed ^ 3));
-    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref() };
+    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref(), ..Epilogue::default() };
     for isa in isas() {
         let packed = PackedConv2d::from_f32(&w, (c_out, c_in, kh, kw), groups, precision).unwrap();
         let mut out = vec![f32::NAN; sums.len()];

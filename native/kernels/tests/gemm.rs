@@ -40,7 +40,7 @@ fn verify(case: &Case) {
     let residual = case.residual.then(|| noise(m * columns, seed ^ 3));
     let pack = if gated { PackedWeights::from_f32_gated } else { PackedWeights::from_f32 };
     let packed = pack(&w, n, k, precision).unwrap();
-    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref() };
+    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref(), ..Epilogue::default() };
     let sums = reference_gemm(&a, &w, (m, n, k), precision);
     for isa in isas() {
         let mut out = vec![f32::NAN; m * columns];

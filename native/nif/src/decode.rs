@@ -1,7 +1,7 @@
 //! From terms to JSON and the other things that functions take, within limits.
 
 use rustler::{Binary, LocalPid, MapIterator, Resource, ResourceArc, Term, TermType};
-use sango_jobs::{ErrorKind, JobError, JobId, Submission, Upload};
+use sango_jobs::{ErrorKind, JobError, JobId, JobKind, Submission, Upload};
 use serde_json::{Map, Number, Value};
 
 use crate::atoms;
@@ -193,6 +193,14 @@ pub(crate) fn id(term: Term<'_>) -> Result<JobId, JobError> {
 pub(crate) fn ids(term: Term<'_>) -> Result<Vec<JobId>, JobError> {
     let ids = list(term, MAX_IDS)?.into_iter().map(|term| text(term).map(|text| text.parse().ok()));
     Ok(ids.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// The name of a stage.
+///
+/// # Errors
+/// `not_found` for what is none.
+pub(crate) fn stage(term: Term<'_>) -> Result<JobKind, JobError> {
+    JobKind::stage(text(term).map_err(|error| within_field("stage", error))?)
 }
 
 /// Which of a job's files.

@@ -146,6 +146,14 @@ fn result<'a>(env: Env<'a>, engine: Term<'a>, id: Term<'a>) -> Term<'a> {
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
+fn stage_result<'a>(env: Env<'a>, engine: Term<'a>, id: Term<'a>, stage: Term<'a>) -> Term<'a> {
+    value(env, || {
+        let file = call(engine, |engine| engine.stage_result(decode::id(id)?, decode::stage(stage)?))?;
+        result_map(env, &file)
+    })
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
 fn media<'a>(env: Env<'a>, engine: Term<'a>, id: Term<'a>, index: Term<'a>) -> Term<'a> {
     value(env, || {
         let file = call(engine, |engine| engine.media(decode::id(id)?, decode::index(index)?))?;

@@ -1,23 +1,38 @@
 //! Files of jobs: `GET /v1/jobs/{id}/result` and `GET /v1/jobs/{id}/media/{index}`, with ranges.
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use sango_jobs::{ErrorKind, JobId, ResultFile};
+use sango_jobs::{ErrorKind, JobId, JobKind, ResultFile};
+use serde::Deserialize;
 use tower_http::services::ServeFile;
 
+use super::jobs::bad_query;
 use crate::error::ApiError;
 use crate::state::AppState;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Params {
+    stage: Option<String>,
+}
 
 pub(super) async fn download(
     State(state): State<AppState>,
     Path(id): Path<String>,
+    params: Result<Query<Params>, QueryRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let id: JobId = id.parse()?;
-    let file = state.call(move |engine| engine.result(id)).await?;
-    serve(file, &format!("sango-{id}"), request).await
+    let Query(Params { stage }) = params.map_err(bad_query)?;
+    let Some(stage) = stage else {
+        let file = state.call(move |engine| engine.result(id)).await?;
+        return serve(file, &format!("sango-{id}"), request).await;
+    };
+    let stage = JobKind::stage(&stage)?;
+    let file = state.call(move |engine| engine.stage_result(id, stage)).await?;
+    serve(file, &format!("sango-{id}-{}", stage.as_str()), request).await
 }
 
 pub(super) async fn media(

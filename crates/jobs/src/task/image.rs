@@ -8,7 +8,7 @@ use crate::canonical::sha256_hex;
 use crate::{JobError, Submission};
 
 pub(crate) const MAX_STEPS: u32 = 100;
-const MAX_SIDE: u32 = 4_096;
+pub(crate) const MAX_SIDE: u32 = 4_096;
 
 /// A picture from words, from a picture, or inside a mask.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -81,7 +81,7 @@ impl ImageTask {
 }
 
 impl ImageOptions {
-    fn check(&self) -> Result<(), JobError> {
+    pub(crate) fn check(&self) -> Result<(), JobError> {
         check_text("options.negative_prompt", self.negative_prompt.as_deref().unwrap_or(""))?;
         self.steps.map_or(Ok(()), |steps| within("options.steps", steps, 1, MAX_STEPS))?;
         self.width.map_or(Ok(()), |width| within("options.width", width, 1, MAX_SIDE))?;
@@ -95,7 +95,7 @@ impl ImageOptions {
     }
 }
 
-fn media_ref(
+pub(crate) fn media_ref(
     field: &str,
     bytes: &[u8],
     decode: impl Fn(&[u8]) -> Result<(u32, u32), sango_media::MediaError>,

@@ -1,7 +1,9 @@
 //! What jobs ask, by kind, and the checks that the kinds share.
 
 pub(crate) mod image;
+pub(crate) mod pipeline;
 pub(crate) mod understand;
+pub(crate) mod video;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

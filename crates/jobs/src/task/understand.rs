@@ -195,7 +195,7 @@ impl Wire {
 }
 
 /// `media`: one file or a list of them, each in base64 or as `{"sha256"}` of one that the server has.
-fn uploads(media: Option<Value>) -> Result<Vec<Upload>, JobError> {
+pub(crate) fn uploads(media: Option<Value>) -> Result<Vec<Upload>, JobError> {
     match media {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::Array(list)) => list.into_iter().map(upload).collect(),

@@ -3,24 +3,16 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use sango_media::{Filter, Limits, RgbImage, encode_png, fit_within, load_image_bytes, load_mask_bytes, preview_png};
 use sango_models::amused::{AmusedPipeline, AmusedRequest, StepEvent};
 use sango_models::pixels::{self, Rgb8};
 use sango_tensor::Tensor;
 
+use super::preview::{PREVIEW_SIDE, PreviewBudget};
 use super::registry::ImageModel;
 use super::{Output, Preview, RunContext};
 use crate::{ErrorKind, ImageOptions, ImageTask, JobError};
-
-/// No side of a preview is longer.
-const PREVIEW_SIDE: u32 = 128;
-/// A preview decodes a whole picture. Those of a run may take this share of the time that its steps take.
-const PREVIEW_SHARE: f64 = 0.3;
-/// Until they have taken this long, they may take more: a quick model then shows every step, and its picture comes
-/// later by less than anybody minds.
-const PREVIEW_FREE: Duration = Duration::from_secs(1);
 
 /// Fills in every default and refuses what the model cannot draw.
 pub(super) fn prepare(task: &mut ImageTask, model: &ImageModel) -> Result<(), JobError> {
@@ -58,17 +50,13 @@ pub(super) fn run(
 ) -> Result<Output, JobError> {
     let request = amused_request(task, files)?;
     context.begin();
-    let (began, mut spent) = (Instant::now(), Duration::ZERO);
+    let mut previews = PreviewBudget::new();
     let made = pipeline.generate(&request, &mut |event: &StepEvent<'_>| {
         if context.is_cancelled() {
             return ControlFlow::Break(());
         }
-        let before = Instant::now();
-        let allowed = began.elapsed().saturating_sub(spent).mul_f64(PREVIEW_SHARE).max(PREVIEW_FREE);
         // The result follows the last step at once.
-        let wanted = event.step < event.total && spent <= allowed;
-        let preview = wanted.then(|| preview(event)).flatten();
-        spent += before.elapsed();
+        let preview = if event.step < event.total { previews.within(|| preview(event)) } else { None };
         let preview = preview.as_deref().map(|bytes| Preview { content_type: "image/png", bytes });
         context.progress(event.step as u32, event.total as u32, preview)
     });
@@ -120,7 +108,7 @@ fn amused_request(task: &ImageTask, files: &[PathBuf]) -> Result<AmusedRequest, 
     Ok(request)
 }
 
-fn upload(path: &Path) -> Result<Vec<u8>, JobError> {
+pub(super) fn upload(path: &Path) -> Result<Vec<u8>, JobError> {
     fs::read(path).map_err(|error| JobError::new(ErrorKind::Storage, format!("an upload is gone: {error}")))
 }
 

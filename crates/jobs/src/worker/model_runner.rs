@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use sango_models::LoadOptions;
 use sango_models::amused::AmusedPipeline;
+use sango_models::ltx_video::LTXVideoPipeline;
 use sango_models::smolvlm2::SmolVLMPipeline;
 
 use super::registry::{Abilities, Entry, ModelFile, find, scan};
-use super::{ModelInfo, Output, Prepared, RunContext, Runner, image, understand};
+use super::{ModelInfo, Output, Prepared, RunContext, Runner, image, understand, video};
 use crate::{ErrorKind, Job, JobError, JobKind, JobRequest, Task};
 
 /// Runs jobs with the models of a folder. A model is loaded when it is first needed and kept.
@@ -35,6 +36,7 @@ struct Loaded {
 enum Pipeline {
     Amused(Arc<AmusedPipeline>),
     SmolVLM2(Arc<SmolVLMPipeline>),
+    LtxVideo(Arc<LTXVideoPipeline>),
 }
 
 impl Pipeline {
@@ -42,6 +44,7 @@ impl Pipeline {
         Ok(match entry.abilities {
             Abilities::Image(_) => Self::Amused(Arc::new(AmusedPipeline::load(&entry.dir, options)?)),
             Abilities::Understand(_) => Self::SmolVLM2(Arc::new(SmolVLMPipeline::load(&entry.dir, options)?)),
+            Abilities::Video(_) => Self::LtxVideo(Arc::new(LTXVideoPipeline::load(&entry.dir, options)?)),
         })
     }
 }
@@ -136,6 +139,15 @@ impl ModelRunner {
                 ..info
             },
             Abilities::Understand(settings) => ModelInfo { understand: Some(understand::defaults(&settings)), ..info },
+            Abilities::Video(settings) => ModelInfo {
+                width: Some(settings.width as u32),
+                height: Some(settings.height as u32),
+                multiple_of: Some(settings.size_multiple as u32),
+                steps: Some(video::steps(&settings)),
+                guidance_scale: Some(settings.guidance_scale),
+                video: Some(video::defaults(&settings)),
+                ..info
+            },
         }
     }
 
@@ -159,6 +171,7 @@ impl Runner for ModelRunner {
         match (&mut request.task, &entry.abilities) {
             (Task::Image(task), Abilities::Image(model)) => image::prepare(task, model)?,
             (Task::Understand(task), Abilities::Understand(settings)) => understand::prepare(task, settings)?,
+            (Task::Video(task), Abilities::Video(settings)) => video::prepare(task, settings)?,
             _ => return Err(mismatched(&entry)),
         }
         request.model = Some(entry.name);
@@ -172,6 +185,7 @@ impl Runner for ModelRunner {
             (Task::Understand(task), Pipeline::SmolVLM2(pipeline)) => {
                 understand::run(&pipeline, task, &job.files, context)
             }
+            (Task::Video(task), Pipeline::LtxVideo(pipeline)) => video::run(&pipeline, task, &job.files, context),
             _ => Err(mismatched(&entry)),
         }
     }

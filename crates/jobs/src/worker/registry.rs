@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sango_models::amused::AmusedSettings;
+use sango_models::ltx_video::LTXVideoSettings;
 use sango_models::smolvlm2::SmolVLMSettings;
 use sango_models::{ModelFolder, ModelKind};
 use sha2::{Digest, Sha256};
@@ -35,6 +36,8 @@ pub(super) enum Abilities {
     Image(ImageModel),
     /// `understand` jobs.
     Understand(SmolVLMSettings),
+    /// `video` jobs.
+    Video(LTXVideoSettings),
 }
 
 impl Abilities {
@@ -43,6 +46,7 @@ impl Abilities {
         match self {
             Self::Image(_) => JobKind::Image,
             Self::Understand(_) => JobKind::Understand,
+            Self::Video(_) => JobKind::Video,
         }
     }
 }
@@ -128,6 +132,7 @@ fn read(ModelFolder { name, dir, kind }: ModelFolder) -> Result<Entry, JobError>
     let abilities = match kind {
         ModelKind::Amused => Abilities::Image(image_model(&dir)?),
         ModelKind::SmolVLM2 => Abilities::Understand(SmolVLMSettings::read(&dir)?),
+        ModelKind::LtxVideo => Abilities::Video(LTXVideoSettings::read(&dir)?),
         other => {
             let message = format!("{name} is a {other} model, which jobs cannot use yet");
             return Err(JobError::new(ErrorKind::ModelBroken, message));

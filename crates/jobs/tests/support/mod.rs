@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use sango_jobs::{
     EmbeddedConfig, EmbeddedEngine, Engine, ErrorKind, ImageTask, Job, JobError, JobId, JobKind, JobRequest, JobView,
-    ModelInfo, Next, Output, Prepared, Preview, RunContext, Runner, State, Submission, Task, UnderstandTask,
+    ModelInfo, Next, Output, Phase, Prepared, Preview, RunContext, Runner, State, Submission, Task, UnderstandTask,
+    VideoTask,
 };
 use serde_json::json;
 
@@ -57,6 +58,8 @@ impl Runner for FakeRunner {
         match &mut request.task {
             Task::Image(task) => _ = task.options.steps.get_or_insert(3),
             Task::Understand(task) => _ = task.options.max_tokens.get_or_insert(9),
+            Task::Video(task) => _ = task.options.frames.get_or_insert(9),
+            Task::Pipeline(_) => unreachable!("the engine asks for its stages"),
         }
         Ok(Prepared { request, model_hash: "fake-1".into() })
     }
@@ -67,6 +70,8 @@ impl Runner for FakeRunner {
         match &job.request.task {
             Task::Image(task) => self.draw(task, job, earlier_runs, context),
             Task::Understand(task) => self.answer(task, context),
+            Task::Video(task) => self.film(task, job, context),
+            Task::Pipeline(_) => unreachable!("the engine runs its stages"),
         }
     }
 
@@ -74,7 +79,7 @@ impl Runner for FakeRunner {
         Ok(vec![ModelInfo {
             name: "fake".into(),
             kind: "amused".into(),
-            tasks: vec![JobKind::Image, JobKind::Understand],
+            tasks: vec![JobKind::Image, JobKind::Understand, JobKind::Video],
             default: true,
             loaded: true,
             ..ModelInfo::default()
@@ -109,6 +114,33 @@ impl FakeRunner {
         }
     }
 
+    /// Frames of video are made like steps of a drawing; `dim` is what there is of the picture that it begins with.
+    fn film(&self, task: &VideoTask, job: &Job, context: &RunContext) -> Result<Output, JobError> {
+        self.order.lock().unwrap().push(format!("video: {}", task.prompt));
+        for (phase, total) in [(Phase::Denoise, 3), (Phase::Decode, 2)] {
+            context.begin_phase(phase);
+            for step in 1..=total {
+                if task.prompt.contains("hold") {
+                    self.hold(context);
+                }
+                let preview = Some(PREVIEW).filter(|_| phase == Phase::Denoise);
+                if let ControlFlow::Break(()) = context.progress(step, total, preview) {
+                    return Err(JobError::new(ErrorKind::Cancelled, "stopped"));
+                }
+            }
+        }
+        if task.prompt.contains("broken film") {
+            return Err(JobError::new(ErrorKind::ModelBroken, "on purpose"));
+        }
+        let seed = task.options.seed.unwrap_or(0);
+        let begins = job
+            .files
+            .first()
+            .map_or("nothing".into(), |path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned());
+        let bytes = format!("film of {} {seed} after {begins}", task.prompt).into_bytes();
+        Ok(Output { content_type: "video/mp4".into(), bytes, text: None })
+    }
+
     fn answer(&self, task: &UnderstandTask, context: &RunContext) -> Result<Output, JobError> {
         let stopped = |flow: ControlFlow<()>| match flow {
             ControlFlow::Break(()) => Err(JobError::new(ErrorKind::Cancelled, "stopped")),
@@ -116,6 +148,7 @@ impl FakeRunner {
         };
         stopped(context.frames(json!([{"media": 0, "index": 0, "time": 0.0, "timestamp": "00:00"}])))?;
         stopped(context.progress(1, 1, None))?;
+        self.order.lock().unwrap().push(format!("question: {}", task.question));
         for (index, word) in task.question.split_inclusive(' ').enumerate() {
             if index >= 2 && task.question.starts_with("hold") {
                 self.hold(context);
@@ -137,6 +170,14 @@ pub fn picture() -> Vec<u8> {
 /// A question about a picture.
 pub fn question(text: &str) -> Submission {
     let mut submission = Submission::from_json(json!({"kind": "understand", "question": text})).unwrap();
+    submission.media = vec![sango_jobs::Upload::Bytes(picture())];
+    submission
+}
+
+/// A pipeline about a picture. The fake answers a question with itself.
+pub fn pipeline(text: &str) -> Submission {
+    let job = json!({"kind": "pipeline", "question": text, "options": {"seed": 1}});
+    let mut submission = Submission::from_json(job).unwrap();
     submission.media = vec![sango_jobs::Upload::Bytes(picture())];
     submission
 }

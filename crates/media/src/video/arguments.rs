@@ -122,7 +122,8 @@ pub(super) fn decode(request: &Decode) -> Vec<OsString> {
         format!("select='{select}',showinfo=checksum=0,scale={width}:{height}:flags=bicubic,format=rgb24"),
     ]);
     arguments.extend(request.passthrough.map(OsString::from));
-    // Or the end of a frame stays in the writer's buffer until the next one comes.
-    arguments.extend(arguments!["-flush_packets", "1", "-f", "rawvideo", "pipe:1"]);
+    // Threads of the raw "encoder" and the writer's buffer would each hold a frame back until later ones come, so that a
+    // segment's last frame would be read only at the end of the file.
+    arguments.extend(arguments!["-threads", "1", "-flush_packets", "1", "-f", "rawvideo", "pipe:1"]);
     arguments
 }

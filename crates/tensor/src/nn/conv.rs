@@ -118,7 +118,8 @@ impl Conv2d {
         match x.device {
             Device::Cpu => {
                 let residual = residual.map(|r| r.f32_for("conv2d")).transpose()?;
-                let epilogue = Epilogue { bias: f32_of("conv2d", &self.bias)?, activation, residual };
+                let epilogue =
+                    Epilogue { bias: f32_of("conv2d", &self.bias)?, activation, residual, ..Epilogue::default() };
                 conv2d(input, &shape, &self.weight, &epilogue, &mut out)?;
             }
         }

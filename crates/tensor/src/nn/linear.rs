@@ -1,11 +1,13 @@
 //! Linear layers, with what follows them fused into the product.
 
 use half::bf16;
-use sango_kernels::{Activation, Epilogue, Number, PackedWeights, Precision, attends_in_bf16, gemm};
+use sango_kernels::{Activation, Epilogue, Gate, Number, PackedWeights, Precision, attends_in_bf16, gemm};
 
 use super::{f32_of, linear_precision, optional_vector};
 use crate::buffer::{Buffer, Kept};
 use crate::error::{Result, TensorError};
+use crate::ops::Columns;
+use crate::ops::modulated::shared_rows;
 use crate::storage::Storage;
 use crate::weights::Floats;
 use crate::{DType, Device, Tensor, Weights};
@@ -143,9 +145,27 @@ impl Linear {
         self.run(x, Activation::None, Some(residual), DType::F32)
     }
 
+    /// `forward(x) · gate + residual` for `x` `[B, L, in_features]`; `gate` is `[B, 1, out_features]`, or `[B, L, out_features]`,
+    /// or such columns of a wider tensor, and `residual` has the shape of the result.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_gated_residual<'a>(
+        &self,
+        x: &Tensor,
+        gate: impl Into<Columns<'a>>,
+        residual: &Tensor,
+    ) -> Result<Tensor> {
+        let [batch, rows, _] = x.dims()?;
+        let gate = shared_rows("linear", &gate.into(), batch, rows, self.out_features)?;
+        let gate = Gate { values: gate.values, stride: gate.stride, rows: gate.rows };
+        let after = After { gate: Some(gate), residual: Some(residual), ..After::default() };
+        run(x, &self.weight, (self.in_features, self.out_features), &self.bias, after, DType::F32)
+    }
+
     fn run(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>, to: DType) -> Result<Tensor> {
         let sizes = (self.in_features, self.out_features);
-        run(x, &self.weight, sizes, &self.bias, activation, residual, to)
+        run(x, &self.weight, sizes, &self.bias, After { activation, residual, gate: None }, to)
     }
 }
 
@@ -201,7 +221,7 @@ impl GatedLinear {
     /// As [`Linear::forward`].
     pub fn forward_gated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         let sizes = (self.in_features, self.out_features);
-        run(x, &self.weight, sizes, &self.bias, activation, None, dtype(&self.weight))
+        run(x, &self.weight, sizes, &self.bias, After { activation, ..After::default() }, dtype(&self.weight))
     }
 }
 
@@ -256,13 +276,20 @@ fn dtype(weight: &PackedWeights) -> DType {
     }
 }
 
+/// What follows a product, besides the bias.
+#[derive(Default)]
+struct After<'a> {
+    activation: Activation,
+    gate: Option<Gate<'a>>,
+    residual: Option<&'a Tensor>,
+}
+
 fn run(
     x: &Tensor,
     weight: &PackedWeights,
     (in_features, out_features): (usize, usize),
     bias: &Option<Tensor>,
-    activation: Activation,
-    residual: Option<&Tensor>,
+    After { activation, gate, residual }: After<'_>,
     to: DType,
 ) -> Result<Tensor> {
     let (Some(&last), lead) = (x.shape().last(), &x.shape()[..x.rank().saturating_sub(1)]) else {
@@ -283,7 +310,7 @@ fn run(
     let out: Storage = match x.device {
         Device::Cpu => {
             let residual = residual.map(|r| r.f32_for("linear")).transpose()?;
-            let epilogue = Epilogue { bias: f32_of("linear", bias)?, activation, residual };
+            let epilogue = Epilogue { bias: f32_of("linear", bias)?, activation, gate, residual };
             match to {
                 DType::BF16 => multiply::<bf16>(x, rows, weight, &epilogue)?.into(),
                 _ => multiply::<f32>(x, rows, weight, &epilogue)?.into(),

@@ -4,11 +4,13 @@
 //! (`weight`, `bias`). Images are channels-last, `[N, H, W, C]`.
 
 mod conv;
+mod conv3d;
 mod embedding;
 mod linear;
 mod norm;
 
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d};
+pub use conv3d::{Conv3d, Conv3dOptions, Normed, TimePadding};
 pub use embedding::Embedding;
 pub use linear::{GatedLinear, Linear};
 pub use norm::{GlobalResponseNorm, GroupNorm, LayerNorm, RmsNorm};

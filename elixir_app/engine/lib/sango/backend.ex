@@ -62,6 +62,9 @@ defmodule Sango.Backend do
   @doc "The file of a finished job: `path`, `content_type`, `bytes`, `sha256`."
   @callback result(handle, id) :: result(json)
 
+  @doc "The file that a stage of a `pipeline` job has made: as `result`."
+  @callback stage_result(handle, id, stage :: String.t()) :: result(json)
+
   @doc "The file of a video or picture that a job is about, counted from 0: as `result`."
   @callback media(handle, id, index :: non_neg_integer) :: result(json)
 

@@ -49,6 +49,8 @@ defmodule Sango.Native do
   @impl true
   def result(_engine, _id), do: not_loaded()
   @impl true
+  def stage_result(_engine, _id, _stage), do: not_loaded()
+  @impl true
   def media(_engine, _id, _index), do: not_loaded()
   @impl true
   def read_result(_engine, _id), do: not_loaded()

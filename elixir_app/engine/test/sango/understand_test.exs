@@ -5,7 +5,12 @@ defmodule Sango.UnderstandTest do
   @clip Path.expand("../../../../web/public/clips/green-star.mp4", __DIR__)
 
   defp question(media, options \\ %{}) do
-    %{kind: "understand", question: "What happens?", media: media, options: Map.merge(%{max_tokens: 12}, options)}
+    %{
+      kind: "understand",
+      question: "What happens?",
+      media: media,
+      options: Map.merge(%{max_tokens: 12}, options)
+    }
   end
 
   test "an answer comes as events, token by token", %{name: name} = context do
@@ -34,7 +39,13 @@ defmodule Sango.UnderstandTest do
     [%{"sha256" => hash, "kind" => "video", "frames" => 25}] = first["request"]["media"]
     {:ok, _} = Sango.await(first["id"], 60_000, name: name)
 
-    for media <- [{:bytes, bytes}, [{:bytes, bytes}], %{sha256: hash}, [%{"sha256" => hash}], Base.encode64(bytes)] do
+    for media <- [
+          {:bytes, bytes},
+          [{:bytes, bytes}],
+          %{sha256: hash},
+          [%{"sha256" => hash}],
+          Base.encode64(bytes)
+        ] do
       {:ok, job} = Sango.submit(question(media), name: name)
       assert job["request"]["media"] == first["request"]["media"]
       assert job["result"]["cached"]

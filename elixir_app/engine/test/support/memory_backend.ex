@@ -90,6 +90,8 @@ defmodule Sango.MemoryBackend do
   @impl Sango.Backend
   def read_result(pid, id), do: result(pid, id)
   @impl Sango.Backend
+  def stage_result(_pid, id, stage), do: {:error, {"not_found", "job #{id} has no stage `#{stage}`", 404}}
+  @impl Sango.Backend
   def media(_pid, id, index), do: {:error, {"not_found", "job #{id} has no media number #{index}", 404}}
   @impl Sango.Backend
   def models(_pid), do: {:ok, []}

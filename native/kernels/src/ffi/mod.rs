@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod conv2d;
+pub mod conv3d;
 pub mod gemm;
 pub mod norm;
 
@@ -140,7 +141,7 @@ unsafe fn finish<T: Number>(
 ) -> Result<crate::gemm::Finish, KernelError> {
     // SAFETY: the caller vouches for a non-null pointer.
     let Some(epilogue) = (unsafe { epilogue.as_ref() }) else {
-        return Ok(crate::gemm::Finish { bias: None, activation: Activation::None, residual: None });
+        return Ok(crate::gemm::Finish { bias: None, activation: Activation::None, gate: None, residual: None });
     };
     let residual = (!epilogue.residual.is_null())
         .then(|| matrix("residual", epilogue.residual.cast::<T>(), rows, columns, epilogue.residual_stride))
@@ -148,6 +149,7 @@ unsafe fn finish<T: Number>(
     Ok(crate::gemm::Finish {
         bias: (!epilogue.bias.is_null()).then_some(epilogue.bias),
         activation: activation(epilogue.activation)?,
+        gate: None,
         residual,
     })
 }

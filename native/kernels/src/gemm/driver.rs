@@ -102,6 +102,15 @@ impl Output {
         Self { ptr: ptr.cast(), dtype: T::DTYPE, stride }
     }
 
+    /// The output without its first `rows` rows.
+    ///
+    /// # Safety
+    /// They exist.
+    pub(crate) unsafe fn skip(&self, rows: usize) -> Self {
+        // SAFETY: passed on from the caller.
+        Self { ptr: unsafe { self.ptr.add(rows * self.stride * self.dtype.bytes()) }, ..*self }
+    }
+
     /// Stores one vector.
     ///
     /// # Safety

@@ -12,11 +12,55 @@ use super::{PANEL, PackedWeights};
 pub(crate) struct Finish {
     pub bias: Option<*const f32>,
     pub activation: Activation,
+    pub gate: Option<RowGate>,
     pub residual: Option<Matrix>,
+}
+
+/// A checked [`Gate`](super::Gate).
+#[derive(Clone, Copy)]
+pub(crate) struct RowGate {
+    pub values: *const f32,
+    pub stride: usize,
+    /// Output rows that share a row of the gate.
+    pub rows: usize,
+    /// Rows that came before the first of the output at hand.
+    pub before: usize,
 }
 
 // SAFETY: only read.
 unsafe impl Sync for Finish {}
+
+impl Finish {
+    /// What is left for the output without its first `rows` rows.
+    ///
+    /// # Safety
+    /// They exist.
+    pub(crate) unsafe fn skip(&self, rows: usize) -> Self {
+        // SAFETY: passed on from the caller.
+        let residual = self.residual.map(|residual| unsafe { residual.skip(rows) });
+        let gate = self.gate.map(|gate| RowGate { before: gate.before + rows, ..gate });
+        Self { residual, gate, ..*self }
+    }
+
+    /// What comes after the activation: the gate, and the residual.
+    ///
+    /// # Safety
+    /// The row and the columns exist; the CPU has the instructions of `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn end<S: Simd>(&self, row: usize, column: usize, mut value: S::V) -> S::V {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if let Some(gate) = &self.gate {
+                let at = (gate.before + row) / gate.rows * gate.stride + column;
+                value = S::mul(value, S::load(gate.values.add(at)));
+            }
+            if let Some(residual) = &self.residual {
+                value = S::add(value, residual.lanes::<S>(row, column));
+            }
+            value
+        }
+    }
+}
 
 /// The sums of some rows of one panel, on their way to the output.
 pub(crate) struct Store<'a> {
@@ -71,10 +115,7 @@ impl Store<'_> {
             } else {
                 value = math::activate::<S>(self.finish.activation, value);
             }
-            if let Some(residual) = &self.finish.residual {
-                value = S::add(value, residual.lanes::<S>(m, n));
-            }
-            self.out.lanes::<S>(m, n, value);
+            self.out.lanes::<S>(m, n, self.finish.end::<S>(m, n, value));
         }
     }
 }

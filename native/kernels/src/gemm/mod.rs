@@ -13,27 +13,40 @@ mod pack;
 pub(crate) mod rows;
 mod scalar;
 
-use crate::error::{elements, expect_len};
+use crate::error::{elements, expect_len, reaches};
 use crate::memory::AlignedBytes;
 use crate::{Activation, KernelError};
 
 pub(crate) use driver::Output;
-pub(crate) use epilogue::{Finish, Store};
+pub(crate) use epilogue::{Finish, RowGate, Store};
 pub(crate) use pack::{Element, Layout, PANEL, row_format};
 pub use pack::{PackedWeights, Precision};
 pub use rows::Number;
 pub(crate) use rows::{Matrix, RowFormat};
 
-/// What happens to a product before it is stored: `activation(product + bias) + residual`; for gated weights
-/// `value · activation(gate) + residual`, with the bias added to both halves first.
+/// What happens to a product before it is stored: `activation(product + bias) · gate + residual`; for gated weights
+/// `value · activation(gate)` comes first, with the bias added to both halves.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue<'a> {
     /// One value per weight row (`n`).
     pub bias: Option<&'a [f32]>,
     /// Applied after the bias (to the gate only, for gated weights).
     pub activation: Activation,
+    /// What the result is multiplied by before the residual is added.
+    pub gate: Option<Gate<'a>>,
     /// Row-major `[m, out_columns]`, added last.
     pub residual: Option<&'a [f32]>,
+}
+
+/// A row of factors for every `rows` rows of an output: the gate of an adaptive norm.
+#[derive(Debug, Clone, Copy)]
+pub struct Gate<'a> {
+    /// The first row of factors at the start, as long as a row of the output.
+    pub values: &'a [f32],
+    /// Elements from one row of factors to the next.
+    pub stride: usize,
+    /// Output rows that share a row of factors.
+    pub rows: usize,
 }
 
 /// How the right-hand matrix of [`matmul`] lies in memory.
@@ -109,10 +122,20 @@ pub(crate) unsafe fn run(a: Matrix, w: &PackedWeights, finish: &Finish, out: Out
 
 impl Epilogue<'_> {
     pub(crate) fn checked(&self, m: usize, w: &PackedWeights) -> Result<Finish, KernelError> {
-        let columns = w.out_columns();
+        self.checked_for(m, w.n, w.out_columns())
+    }
+
+    /// Checks it against an output of `m` rows and so many columns.
+    pub(crate) fn checked_for(&self, m: usize, biases: usize, columns: usize) -> Result<Finish, KernelError> {
         elements("out", &[m, columns])?;
         if let Some(bias) = self.bias {
-            expect_len("bias", bias.len(), &[w.n])?;
+            expect_len("bias", bias.len(), &[biases])?;
+        }
+        if let Some(Gate { values, stride, rows }) = self.gate {
+            if rows == 0 {
+                return Err(KernelError::shape("gate", "must be shared by at least 1 row"));
+            }
+            reaches("gate", values.len(), m.div_ceil(rows), columns, stride)?;
         }
         if let Some(residual) = self.residual {
             expect_len("residual", residual.len(), &[m, columns])?;
@@ -120,6 +143,7 @@ impl Epilogue<'_> {
         Ok(Finish {
             bias: self.bias.map(<[f32]>::as_ptr),
             activation: self.activation,
+            gate: self.gate.map(|g| RowGate { values: g.values.as_ptr(), stride: g.stride, rows: g.rows, before: 0 }),
             residual: self.residual.map(|r| Matrix::new(r.as_ptr(), m, columns, columns)),
         })
     }

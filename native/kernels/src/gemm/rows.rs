@@ -88,6 +88,15 @@ impl Matrix {
         unsafe { self.ptr.add(row * self.stride * self.dtype.bytes()) }
     }
 
+    /// The matrix without its first `rows` rows.
+    ///
+    /// # Safety
+    /// They exist.
+    pub(crate) unsafe fn skip(&self, rows: usize) -> Self {
+        // SAFETY: passed on from the caller.
+        Self { ptr: unsafe { self.row(rows) }, rows: self.rows - rows, ..*self }
+    }
+
     /// One vector.
     ///
     /// # Safety

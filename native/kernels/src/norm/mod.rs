@@ -3,7 +3,11 @@
 mod group;
 mod rows;
 
-use crate::error::{elements, expect_len};
+pub(crate) use rows::Part;
+pub use rows::{Modulation, Rotary, RowNorm};
+
+use crate::error::{elements, expect_len, reaches};
+use crate::gemm::{Matrix, Output};
 use crate::{Activation, KernelError, Number};
 
 /// `out = (x - mean) / sqrt(variance + eps) · weight + bias` over rows of `width` values (PyTorch `LayerNorm`), in f32
@@ -19,7 +23,8 @@ pub fn layer_norm<O: Number>(
     eps: f32,
     out: &mut [O],
 ) -> Result<(), KernelError> {
-    normalise_rows(rows::Rows { x, width, weight, bias, eps, centred: true }, out)
+    let norm = RowNorm { centred: true, eps, weight, bias, ..RowNorm::default() };
+    norm.run(x, (rows_of(x, width)?, width, width), out)
 }
 
 /// `out = x / sqrt(mean(x²) + eps) · weight + bias` over rows of `width` values (`T5LayerNorm`, `RMSNorm`; the bias is
@@ -35,18 +40,61 @@ pub fn rms_norm<O: Number>(
     eps: f32,
     out: &mut [O],
 ) -> Result<(), KernelError> {
-    normalise_rows(rows::Rows { x, width, weight, bias, eps, centred: false }, out)
+    let norm = RowNorm { eps, weight, bias, ..RowNorm::default() };
+    norm.run(x, (rows_of(x, width)?, width, width), out)
 }
 
-fn normalise_rows<O: Number>(rows: rows::Rows<'_>, out: &mut [O]) -> Result<(), KernelError> {
-    let (len, width) = (rows.x.len(), rows.width);
-    if width == 0 || !len.is_multiple_of(width) {
-        return Err(KernelError::shape("x", format!("{len} values are not whole rows of {width}")));
+fn rows_of(x: &[f32], width: usize) -> Result<usize, KernelError> {
+    if width == 0 || !x.len().is_multiple_of(width) {
+        return Err(KernelError::shape("x", format!("{} values are not whole rows of {width}", x.len())));
     }
-    expect_len("out", out.len(), &[len])?;
-    affine(rows.weight, rows.bias, width)?;
-    rows.run(out);
-    Ok(())
+    Ok(x.len() / width)
+}
+
+impl RowNorm<'_> {
+    /// Normalises `rows` rows of `width` values, `stride` elements apart in `x`, into `out`, where they lie side by side.
+    ///
+    /// # Errors
+    /// When a slice is shorter than rows, width and strides reach, a stride is below the width, or the width of rows that are
+    /// to be turned is odd.
+    pub fn run<I: Number, O: Number>(
+        &self,
+        x: &[I],
+        (rows, width, stride): (usize, usize, usize),
+        out: &mut [O],
+    ) -> Result<(), KernelError> {
+        reaches("x", x.len(), rows, width, stride)?;
+        expect_len("out", out.len(), &[rows, width])?;
+        self.check(rows, width)?;
+        if rows == 0 || width == 0 {
+            return Ok(());
+        }
+        let x = Matrix::new(x.as_ptr(), rows, width, stride);
+        // SAFETY: every slice was checked just now.
+        unsafe { rows::run(self, &x, Output::new(out.as_mut_ptr(), width)) };
+        Ok(())
+    }
+
+    /// Checks that the norm's slices reach as far as `rows` rows of `width`.
+    pub(crate) fn check(&self, rows: usize, width: usize) -> Result<(), KernelError> {
+        affine(self.weight, self.bias, width)?;
+        if let Some(Rotary { cos, sin, rows }) = self.rotary {
+            if rows == 0 || !width.is_multiple_of(2) {
+                return Err(KernelError::shape("rotary", format!("{rows} rows of angles for a width of {width}")));
+            }
+            expect_len("cos", cos.len(), &[rows, width / 2])?;
+            expect_len("sin", sin.len(), &[rows, width / 2])?;
+        }
+        if let Some(Modulation { scale, shift, stride, rows: shared }) = self.modulation {
+            if shared == 0 {
+                return Err(KernelError::shape("modulation", "must be shared by at least 1 row"));
+            }
+            let conditions = rows.div_ceil(shared);
+            reaches("scale", scale.len(), conditions, width, stride)?;
+            reaches("shift", shift.len(), conditions, width, stride)?;
+        }
+        Ok(())
+    }
 }
 
 /// Group normalisation of channels-last images: `x` is `[n, pixels, channels]`; each image's channels are normalised in

@@ -155,6 +155,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn turn_pairs(a: __m256, cos: *const f32, sin: *const f32) -> __m256 {
+        // SAFETY: the instructions are there and the memory is valid (caller).
+        unsafe {
+            let twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+            let load = |from| _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(from)), twice);
+            let swapped = _mm256_permute_ps::<0b10_11_00_01>(a);
+            _mm256_fmaddsub_ps(a, load(cos), _mm256_mul_ps(swapped, load(sin)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn sum(a: __m256) -> f32 {
         // SAFETY: the instructions are there (caller).
         unsafe {

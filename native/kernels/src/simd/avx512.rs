@@ -147,6 +147,17 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn turn_pairs(a: __m512, cos: *const f32, sin: *const f32) -> __m512 {
+        // SAFETY: the instructions are there and the memory is valid (caller).
+        unsafe {
+            let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            let load = |from| _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(from)));
+            let swapped = _mm512_permute_ps::<0b10_11_00_01>(a);
+            _mm512_fmaddsub_ps(a, load(cos), _mm512_mul_ps(swapped, load(sin)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn sum(a: __m512) -> f32 {
         // SAFETY: the instructions are there (caller).
         unsafe { _mm512_reduce_add_ps(a) }

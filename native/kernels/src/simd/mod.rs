@@ -56,6 +56,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn scale(a: Self::V, n: Self::V) -> Self::V;
     /// `yes` where `a < b`, else `no`.
     unsafe fn select_lt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// Turns neighbours against each other, `a₀ cos₀ − a₁ sin₀`, `a₁ cos₀ + a₀ sin₀`, …; not where a vector is one value.
+    unsafe fn turn_pairs(a: Self::V, cos: *const f32, sin: *const f32) -> Self::V;
     unsafe fn sum(a: Self::V) -> f32;
     /// The sums of four vectors.
     #[inline(always)]
@@ -161,6 +163,10 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn select_lt(a: f32, b: f32, yes: f32, no: f32) -> f32 {
         if a < b { yes } else { no }
+    }
+    #[inline(always)]
+    unsafe fn turn_pairs(_: f32, _: *const f32, _: *const f32) -> f32 {
+        unreachable!("there are no pairs in one value")
     }
     #[inline(always)]
     unsafe fn sum(a: f32) -> f32 {

@@ -6,6 +6,13 @@ defmodule SangoWeb.ResultController do
   alias SangoWeb.{Errors, Range}
 
   @doc false
+  def show(conn, %{"id" => id, "stage" => stage}) do
+    # A query such as `stage[]=` comes as a list.
+    with {:ok, _job} <- Sango.get(id),
+         {:ok, file} <- Sango.stage_result(id, if(is_binary(stage), do: stage, else: "")),
+         do: serve(conn, file, "sango-#{id}-#{stage}")
+  end
+
   def show(conn, %{"id" => id}) do
     with {:ok, file} <- Sango.result(id), do: serve(conn, file, "sango-#{id}")
   end

@@ -1,0 +1,13 @@
+//! LTX-Video: text, pictures and videos to video.
+//!
+//! A T5 encoder reads the prompt, a diffusion transformer turns noise into latents in a few steps of a flow-matching
+//! scheduler, and a causal video autoencoder turns latents into frames. [`LTXVideoPipeline`] joins them.
+
+mod pipeline;
+mod request;
+mod settings;
+pub mod vae;
+
+pub use pipeline::{LTXVideoEvent, LTXVideoOutput, LTXVideoPipeline, LTXVideoSummary, MemoryEstimate, Timings};
+pub use request::{LTXVideoCondition, LTXVideoPrompt, LTXVideoRequest, Stg, StgMode};
+pub use settings::LTXVideoSettings;
