@@ -155,6 +155,14 @@ impl Weights {
         Ok(self.view(name)?.shape().to_vec())
     }
 
+    /// Checks that there is a tensor `name` of this shape, without reading its elements.
+    ///
+    /// # Errors
+    /// [`TensorError::MissingTensor`] or [`TensorError::WeightShape`].
+    pub fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.checked_view(name, shape).map(drop)
+    }
+
     /// The tensor `name` in the type it is stored in, which must have this shape. (Whole numbers of any width become
     /// `I64`, booleans `U8`.)
     ///
