@@ -1,11 +1,15 @@
 //! The command line, as `clap` sees it.
 
+mod video;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Draws pictures from words, answers questions about videos, and serves both, without Python.
+pub use video::{PipelineArgs, VideoArgs};
+
+/// Draws pictures and makes videos from words, answers questions about videos, and serves all of it, without Python.
 #[derive(Debug, Parser)]
 #[command(name = "sango", version, about, propagate_version = true)]
 pub struct Cli {
@@ -27,6 +31,10 @@ pub enum Command {
     Understand(Box<UnderstandArgs>),
     /// Draw a picture from a prompt.
     Image(Box<ImageArgs>),
+    /// Make a video from a prompt.
+    Video(Box<VideoArgs>),
+    /// Say what happens in a clip, draw a picture of it, and make a new clip of both.
+    Pipeline(Box<PipelineArgs>),
     /// Serve the studio page, the HTTP API and the WebSocket.
     Serve(ServeArgs),
     /// List, fetch or check models.
@@ -190,7 +198,7 @@ pub enum ModelsCommand {
     List(ModelsDir),
     /// Download a published checkpoint (needs the `hub` feature).
     Pull {
-        /// `amused-256`, `amused-512`, or any `owner/repository`.
+        /// `amused`, `smolvlm2`, `ltx-video` and their variants, or any `owner/repository`.
         name: String,
         #[command(flatten)]
         models_dir: ModelsDir,

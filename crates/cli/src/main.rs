@@ -1,7 +1,8 @@
-//! `sango`: pictures from words, a job server with a studio page, parity checks and benchmarks, in one binary.
+//! `sango`: pictures and videos from words, answers about videos, a job server with a studio page, parity checks and benchmarks, in one binary.
 
 mod args;
 mod commands;
+mod files;
 mod model_dir;
 mod pixels;
 mod report;

@@ -1,14 +1,12 @@
 //! `sango image`: one picture, from words, from a picture, or inside a mask.
 
 use crate::args::{ImageArgs, Size};
-use crate::{model_dir, pixels, report};
-use sango_media::{Filter, Limits, MediaError, RgbImage};
+use crate::{files, model_dir, pixels, report};
+use sango_media::{Filter, Limits, RgbImage};
 use sango_models::amused::{AmusedPipeline, AmusedRequest};
 use sango_models::pixels::to_tensor;
 use sango_models::{LoadOptions, ModelKind};
-use std::hash::{BuildHasher, Hasher};
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long each frame of the animation is shown.
@@ -17,14 +15,13 @@ const FRAME: Duration = Duration::from_millis(250);
 /// Draws and saves the picture.
 pub fn run(args: &ImageArgs, json: bool) -> anyhow::Result<()> {
     let started = Instant::now();
-    check_writable(&args.output)?;
-    args.animation.as_deref().map_or(Ok(()), check_writable)?;
+    files::check_writable(&args.output, "picture.png")?;
+    args.animation.as_deref().map_or(Ok(()), |path| files::check_writable(path, "steps.gif"))?;
     let dir = model_dir::resolve(args.model.as_deref(), args.models_dir.models.as_deref(), ModelKind::Amused)?;
     let pipeline = AmusedPipeline::load(&dir, &LoadOptions::new(args.dtype.into()))?;
     let load = started.elapsed();
 
-    // Without a seed asked for, any number will do; it is reported, so that the picture can be made again.
-    let seed = args.seed.unwrap_or_else(|| std::hash::RandomState::new().build_hasher().finish() >> 32);
+    let seed = files::seed(args.seed);
     let mut request = request(args, &pipeline)?;
     request.seed = seed;
 
@@ -93,8 +90,7 @@ fn request(args: &ImageArgs, pipeline: &AmusedPipeline) -> anyhow::Result<Amused
     request.height = args.size.map(|size| size.height);
     let Some(path) = &args.image else { return Ok(request) };
 
-    let limits = Limits::default();
-    let image = sango_media::load_image(path, &limits).map_err(|error| about("--image", path, error))?;
+    let image = files::picture("--image", path)?;
     let Size { width, height } = args.size.unwrap_or_else(|| {
         let model = pipeline.summary();
         Size { width: model.width, height: model.height }
@@ -108,29 +104,10 @@ fn request(args: &ImageArgs, pipeline: &AmusedPipeline) -> anyhow::Result<Amused
     let image = sango_media::resize(&image, width, height, Filter::Lanczos);
     request.image = Some(to_tensor(image.as_raw(), 3, image.dimensions())?);
     if let Some(path) = &args.mask {
-        let mask = sango_media::load_mask(path, &limits).map_err(|error| about("--mask", path, error))?;
+        let mask = sango_media::load_mask(path, &Limits::default());
+        let mask = mask.map_err(|error| files::about("--mask", path, error))?;
         let mask = sango_media::resize_mask(&mask, width, height, Filter::Nearest);
         request.mask = Some(to_tensor(mask.as_raw(), 1, mask.dimensions())?);
     }
     Ok(request)
-}
-
-/// Says which option and which file an error is about, as two may be given.
-fn about(option: &str, path: &Path, error: MediaError) -> anyhow::Error {
-    let context = match error {
-        MediaError::Io { .. } => option.to_owned(), // It names the file itself.
-        _ => format!("{option} {}", path.display()),
-    };
-    anyhow::Error::new(error).context(context)
-}
-
-/// Fails before any work where the picture could not be saved in the end.
-fn check_writable(output: &Path) -> anyhow::Result<()> {
-    let folder = match output.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    anyhow::ensure!(folder.is_dir(), "the folder {} does not exist; create it first", folder.display());
-    anyhow::ensure!(!output.is_dir(), "{} is a folder; name a file, as in -o picture.png", output.display());
-    Ok(())
 }

@@ -5,9 +5,11 @@ mod doctor;
 mod image;
 mod models;
 mod parity;
+mod pipeline;
 mod pull;
 mod serve;
 mod understand;
+mod video;
 
 use crate::args::{BenchCommand, Cli, Command};
 
@@ -20,6 +22,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Understand(args) => understand::run(&args, cli.json),
         Command::Image(args) => image::run(&args, cli.json),
+        Command::Video(args) => video::run(&args, cli.json),
+        Command::Pipeline(args) => pipeline::run(&args, cli.json),
         Command::Serve(args) => serve::run(args),
         Command::Models(command) => models::run(command, cli.json),
         Command::Parity(args) => parity::run(&args, cli.json),

@@ -3,6 +3,7 @@
 use crate::args::ModelsCommand;
 use crate::{model_dir, report};
 use sango_models::amused::AmusedPipeline;
+use sango_models::ltx_video::LTXVideoPipeline;
 use sango_models::smolvlm2::{SmolVLMPipeline, SmolVLMSettings};
 use sango_models::{LoadOptions, ModelFolder, ModelKind};
 use serde_json::{Value, json};
@@ -45,6 +46,10 @@ fn check(dir: &Path, json: bool) -> anyhow::Result<()> {
             (json!(summary), summary.to_string())
         }
         ModelKind::SmolVLM2 => smolvlm2(dir)?,
+        ModelKind::LtxVideo => {
+            let summary = LTXVideoPipeline::load(dir, &LoadOptions::default().eager())?.summary();
+            (json!(summary), summary.to_string())
+        }
         other => anyhow::bail!("{} holds a {other} model, which this version cannot run", dir.display()),
     };
     let value = json!({ "dir": dir, "kind": kind.to_string(), "model": summary });

@@ -25,14 +25,15 @@ pub fn run(name: &str, models: Option<&Path>) -> anyhow::Result<PathBuf> {
         None => crate::model_dir::models_dir(None).unwrap_or_else(|_| PathBuf::from("models")),
     };
     let dir = root.join(model);
-    // Half-precision copies and pickles are left out: they would double the download and are never read.
+    // Half-precision copies and pickles are left out: they would double the download and are never read. So are the single
+    // files that Lightricks keeps beside the folders: every version of the model, some 200 GB.
     let allowed =
         ["**/*.json", "*.json", "**/*.txt", "*.jinja", "**/*.model", "**/*.safetensors", "*.safetensors", "*.md"];
     hf_hub::HFClientSync::new()?
         .model(owner, model)
         .snapshot_download()
         .allow_patterns(allowed.map(String::from).to_vec())
-        .ignore_patterns(vec!["**/*.fp16.safetensors".into(), "*.fp16.safetensors".into()])
+        .ignore_patterns(["**/*.fp16.safetensors", "*.fp16.safetensors", "ltx*.safetensors"].map(String::from).to_vec())
         .local_dir(dir.clone())
         .send()
         .map_err(|error| explain(repository, error))?;
@@ -65,13 +66,18 @@ fn repository(name: &str) -> anyhow::Result<&str> {
     match name {
         "amused" | "amused-256" => Ok("amused/amused-256"),
         "amused-512" => Ok("amused/amused-512"),
+        "ltx-video" | "ltx-video-2b" => Ok("Lightricks/LTX-Video"),
+        "ltx-video-0.9.1" => Ok("a-r-r-o-w/LTX-Video-0.9.1-diffusers"),
+        "ltx-video-0.9.5" => Ok("Lightricks/LTX-Video-0.9.5"),
+        "ltx-video-0.9.7-dev" => Ok("Lightricks/LTX-Video-0.9.7-dev"),
+        "ltx-video-0.9.7-distilled" => Ok("Lightricks/LTX-Video-0.9.7-distilled"),
         "smolvlm2" | "smolvlm2-256m" => Ok("HuggingFaceTB/SmolVLM2-256M-Video-Instruct"),
         "smolvlm2-500m" => Ok("HuggingFaceTB/SmolVLM2-500M-Video-Instruct"),
         "smolvlm2-2.2b" => Ok("HuggingFaceTB/SmolVLM2-2.2B-Instruct"),
         other if is_repository(other) => Ok(other),
         other => anyhow::bail!(
             "unknown model '{other}'; known are amused-256, amused-512, smolvlm2-256m, smolvlm2-500m, smolvlm2-2.2b, \
-             or any owner/repository"
+             ltx-video, or any owner/repository"
         ),
     }
 }
@@ -93,6 +99,7 @@ mod tests {
     fn short_names_and_repositories() {
         assert_eq!(repository("amused").ok(), Some("amused/amused-256"));
         assert_eq!(repository("smolvlm2").ok(), Some("HuggingFaceTB/SmolVLM2-256M-Video-Instruct"));
+        assert_eq!(repository("ltx-video").ok(), Some("Lightricks/LTX-Video"));
         assert_eq!(repository("someone/model").ok(), Some("someone/model"));
         for bad in ["", "nothing", "a/b/c", "/x", "../..", "a/..", "a b/c"] {
             assert!(repository(bad).is_err(), "{bad} was accepted");

@@ -1,7 +1,7 @@
 //! `sango understand`: a question about videos and pictures, answered as one reads.
 
 use crate::args::UnderstandArgs;
-use crate::{model_dir, report};
+use crate::{files, model_dir, report};
 use anyhow::Context;
 use indicatif::ProgressBar;
 use sango_media::{Limits, MediaError, MediaKind, Video, VideoLimits};
@@ -11,7 +11,6 @@ use sango_models::smolvlm2::{
     UnderstandRequest,
 };
 use serde_json::{Value, json};
-use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -40,7 +39,7 @@ pub fn run(args: &UnderstandArgs, json: bool) -> anyhow::Result<()> {
     let drawn = pipeline.model().generation_config().sampling_for(&request.sampling).is_some();
     // Where tokens are drawn and no seed is asked for, any number will do; it is reported, so that the answer can be had
     // again.
-    let seed = drawn.then(|| args.seed.unwrap_or_else(|| std::hash::RandomState::new().build_hasher().finish() >> 32));
+    let seed = drawn.then(|| files::seed(args.seed));
     request.sampling.seed = seed;
 
     let bar = report::progress(1, json);

@@ -6,6 +6,7 @@
 mod pipeline;
 mod request;
 mod settings;
+pub mod vae;
 
 pub use pipeline::{LTXVideoEvent, LTXVideoOutput, LTXVideoPipeline, LTXVideoSummary, MemoryEstimate, Timings};
 pub use request::{LTXVideoCondition, LTXVideoPrompt, LTXVideoRequest, Stg, StgMode};
