@@ -66,7 +66,7 @@ CASES = {
         "transformer": dict(num_attention_heads=3, attention_head_dim=10, num_layers=2, norm_elementwise_affine=True,
                             attention_bias=False, attention_out_bias=False, norm_eps=1e-5),
         "scheduler": dict(use_dynamic_shifting=True, time_shift_type="linear", shift_terminal=None, base_shift=0.7),
-        "weights": torch.float32, "shard": "30KB", "frames": 2, "size": (1, 2),
+        "weights": torch.float32, "shard": "150KB", "frames": 2, "size": (1, 2),
         "runs": {"text-to-video": dict(steps=4, guidance=3.0, decode=(0.05, 0.025)),
                  "image-to-video": dict(steps=3, guidance=2.0, image=True, image_noise=True, decode=(0.05, None)),
                  "own-sigmas": dict(sigmas=[1.0, 0.9, 0.5, 0.3], guidance=2.0, rescale=1.0),
@@ -145,12 +145,14 @@ def make_model(case, folder, generator):
         "vae": AutoencoderKLLTXVideo(**vae),
     }
     for name, part in parts.items():
-        randomise(part, generator, case["weights"])
+        # The largest part is kept small in the file.
+        weights = torch.bfloat16 if name == "vae" else case["weights"]
+        randomise(part, generator, weights)
         if name == "vae":
             part.latents_mean.copy_(torch.randn(case["latent"], generator=generator) * 0.3)
             part.latents_std.copy_(torch.rand(case["latent"], generator=generator) + 0.5)
         save = {"max_shard_size": case["shard"]} if "shard" in case else {}
-        part.to(case["weights"]).save_pretrained(folder / name, **save)
+        part.to(weights).save_pretrained(folder / name, **save)
     FlowMatchEulerDiscreteScheduler(**case["scheduler"]).save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "LTXPipeline",
@@ -285,12 +287,12 @@ def make_schedule(out):
     ]  # fmt: skip
     rows = []
     for config in configs:
-        for tokens in (6, 192, 2048, 6144):
+        for tokens in (6, 6144):
             scheduler = FlowMatchEulerDiscreteScheduler(**config)
             mu = ltx.pipeline_ltx.calculate_shift(
                 tokens, scheduler.config.base_image_seq_len, scheduler.config.max_image_seq_len,
                 scheduler.config.base_shift, scheduler.config.max_shift)  # fmt: skip
-            asked = [{"steps": n} for n in (1, 2, 3, 7, 20, 50)]
+            asked = [{"steps": n} for n in (1, 2, 7, 20)]
             asked += [{"sigmas": [1.0, 0.9937, 0.975, 0.9094, 0.725, 0.4219]}, {"timesteps": [1000.0, 909.4, 725.0, 421.9]}]
             for ask in asked:
                 own = {k: v for k, v in ask.items() if k != "steps"}
@@ -313,7 +315,7 @@ def make_schedule(out):
 def random_case(rng):
     """A configuration that nobody thought of."""
     choose = rng.choice
-    heads, head_dim = choose([1, 2, 3, 4, 5]), choose([2, 4, 6, 8, 10, 12, 14, 16, 24, 32])
+    heads, head_dim = choose([1, 2, 3, 4, 5]), choose([6, 8, 10, 12, 14, 16, 24, 32])
     generation = choose(list(VAE))
     dynamic = choose([True, False])
     scheduler = dict(use_dynamic_shifting=dynamic, shift=choose([1.0, 1.5, 3.0]), base_shift=choose([0.5, 0.95]),

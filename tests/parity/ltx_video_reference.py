@@ -201,7 +201,7 @@ def condition_pipeline(parts, inputs, kwargs, wanted, recorded, patch):
     scale = number(inputs, "image_cond_noise_scale", 0.15) if wanted else 0.0
     draws = [inputs["latents"]] + [c["noise"] for c in wanted if c["noise"] is not None]
     draws += [n[None] for n in inputs["image_cond_noise"]] if scale > 0 else []
-    patch(pipeline_ltx_condition, "randn_tensor", lambda shape, **k: draws.pop(0).reshape(shape))
+    patch(pipeline_ltx_condition, "randn_tensor", lambda shape, **k: draws.pop(0).reshape(shape).clone())
     patch(pipeline_ltx_condition, "retrieve_latents", lambda out, **k: out.latent_dist.mode())
     given = [LTXVideoCondition(image=None, video=c["frames"], frame_index=c["frame_index"], strength=c["strength"])
              for c in wanted]  # fmt: skip

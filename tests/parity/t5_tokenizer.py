@@ -30,7 +30,8 @@ STRINGS = [
     "</s>", "a </s> b", "<pad> <unk> </s>", "text<extra_id_0>more <extra_id_99> end", "<extra_id_100> <extra_id_-1>",
     " <extra_id_1> spaced  <extra_id_2> ", "▁ lower one eighth ▁block", "▁▁▁", "don't can't it's", "12345 67890 3.14159 1,000,000",
     "under_score hash#tag at@sign 50% & more + less = equal / slash * star", "مرحبا بالعالم שלום עולם", "नमस्ते दुनिया ไทย 한국어",
-    "a" * 300, "word " * 80, "\u0301\u0302 lone marks", "İstanbul ı ẞ ŉ", "x\u0300\u0301\u0302\u0303\u0304\u0305y", "\r\n", "½½½½ ﬁﬁ",
+    "a" * 300, "word " * 80, "\u0301\u0302 lone marks", "İstanbul ı ẞ ŉ", "x\u0300\u0301\u0302\u0303\u0304\u0305y", "\r\n", "½½½½ ﬁﬁ", "\u0001lead", "\u200babc", "\u0000", "</s>\u0001x",
+    "x<extra_id_5>\u200b", "\ufeff \u0001",
 ]  # fmt: skip
 
 

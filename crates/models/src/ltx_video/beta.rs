@@ -69,7 +69,10 @@ mod tests {
 
     #[test]
     fn quantiles_undo_the_distribution_function() {
-        assert!((ln_gamma(5.0) - 24f64.ln()).abs() < 1e-12 && (ln_gamma(0.5) - 0.5 * std::f64::consts::PI.ln()).abs() < 1e-12);
+        assert!(
+            (ln_gamma(5.0) - 24f64.ln()).abs() < 1e-12
+                && (ln_gamma(0.5) - 0.5 * std::f64::consts::PI.ln()).abs() < 1e-12
+        );
         // Beta(1, 1) is uniform; Beta(1/2, 1/2) is the arcsine distribution.
         for p in [0.01, 0.2, 0.5, 0.9, 0.999] {
             assert!((beta_quantile(p, 1.0, 1.0) - p).abs() < 1e-12);

@@ -124,7 +124,11 @@ fn conditioned(
     let tokens = Tensor::cat(&parts.iter().collect::<Vec<_>>(), 1)?;
     let noisy = !plan.conditions.is_empty() && plan.image_cond_noise_scale > 0.0;
     let initial = noisy.then(|| tokens.clone());
-    Ok(Start { tokens, rotary: rope.forward_coords(&coords.tensor()?)?, known: Known::Tokens { mask, initial, appended } })
+    Ok(Start {
+        tokens,
+        rotary: rope.forward_coords(&coords.tensor()?)?,
+        known: Known::Tokens { mask, initial, appended },
+    })
 }
 
 /// `latents` with `known` mixed in from latent frame `at` on.
@@ -152,7 +156,13 @@ struct Coordinates([Vec<f32>; 3]);
 impl Coordinates {
     /// Adds a grid of latents that begins at frame `frame_index`. A latent is where its first pixel is; the first latent
     /// frame is one frame, so that the others begin earlier than the compression says.
-    fn add(&mut self, [frames, height, width]: [usize; 3], frame_index: usize, plan: &Plan, vae: &AutoencoderKLLTXVideo) {
+    fn add(
+        &mut self,
+        [frames, height, width]: [usize; 3],
+        frame_index: usize,
+        plan: &Plan,
+        vae: &AutoencoderKLLTXVideo,
+    ) {
         let (time, space) = (vae.temporal_compression_ratio(), vae.spatial_compression_ratio());
         let per_second = (1.0 / f64::from(plan.frame_rate)) as f32;
         for frame in 0..frames {

@@ -56,7 +56,9 @@ pub(super) fn denoise(
         let timesteps: Vec<f32> = match &known {
             Known::Nothing => vec![t],
             Known::FirstFrame => (0..frames).map(|frame| if frame == 0 { 0.0 } else { t }).collect(),
-            Known::Tokens { mask, .. } => (0..frames).map(|frame| t.min((1.0 - mask[frame * per_frame]) * 1000.0)).collect(),
+            Known::Tokens { mask, .. } => {
+                (0..frames).map(|frame| t.min((1.0 - mask[frame * per_frame]) * 1000.0)).collect()
+            }
         };
         let batch = Tensor::cat(&vec![&tokens; rows], 0)?;
         let timestep = Tensor::from_vec(timesteps.repeat(rows), &[rows, timesteps.len()])?;

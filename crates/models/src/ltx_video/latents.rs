@@ -41,7 +41,10 @@ mod tests {
     fn packing_puts_channels_last() {
         let latents = Tensor::from_vec((0..24).map(|x| x as f32).collect(), &[1, 2, 3, 2, 2]).expect("latents");
         let tokens = pack(&latents).expect("packed");
-        assert_eq!((tokens.shape(), &tokens.as_f32().expect("f32")[..4]), (&[1, 12, 2][..], &[0.0, 12.0, 1.0, 13.0][..]));
+        assert_eq!(
+            (tokens.shape(), &tokens.as_f32().expect("f32")[..4]),
+            (&[1, 12, 2][..], &[0.0, 12.0, 1.0, 13.0][..])
+        );
         let back = unpack(&tokens, [3, 2, 2]).expect("unpacked");
         assert_eq!(back.as_f32().expect("f32"), latents.as_f32().expect("f32"));
     }

@@ -3,11 +3,38 @@
 //! A T5 encoder reads the prompt, a diffusion transformer turns noise into latents in a few steps of a flow-matching
 //! scheduler, and a causal video autoencoder turns latents into frames. [`LTXVideoPipeline`] joins them.
 
+mod ada_layer_norm;
+mod attention;
+mod beta;
+mod conditioning;
+mod denoise;
+mod guidance;
+mod latents;
+mod memory;
+mod noise;
+mod parts;
 mod pipeline;
+mod plan;
+mod prompts;
 mod request;
+mod rope;
+mod scheduler;
 mod settings;
+mod transformer_block;
+mod transformer_config;
+mod transformer_ltx;
 pub mod vae;
 
-pub use pipeline::{LTXVideoEvent, LTXVideoOutput, LTXVideoPipeline, LTXVideoSummary, MemoryEstimate, Timings};
+pub(crate) mod parity;
+
+pub use memory::MemoryEstimate;
+pub use pipeline::{LTXVideoEvent, LTXVideoOutput, LTXVideoPipeline, LTXVideoSummary, Timings};
 pub use request::{LTXVideoCondition, LTXVideoPrompt, LTXVideoRequest, Stg, StgMode};
+pub use rope::{LTXVideoRotaryPosEmbed, RotaryEmbedding};
+pub use scheduler::{
+    FlowMatchEulerDiscreteConfig, FlowMatchEulerDiscreteScheduler, Levels, Schedule, linear_quadratic_sigmas,
+    linear_sigmas,
+};
 pub use settings::LTXVideoSettings;
+pub use transformer_config::LTXVideoTransformer3DConfig;
+pub use transformer_ltx::{LTXVideoTransformer3DModel, Perturbation, TextConditioning};

@@ -1,8 +1,7 @@
 //! Where random numbers come from: tensors that a caller gives, or a generator for each purpose.
 
-use rand::RngExt;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use sango_tensor::Tensor;
 
 use crate::error::{ModelError, Result};

@@ -4,9 +4,7 @@ use sango_tensor::Tensor;
 
 use super::guidance::Guidance;
 use super::request::{LTXVideoRequest, StgMode};
-use super::scheduler::{
-    FlowMatchEulerDiscreteScheduler, Levels, Schedule, linear_quadratic_sigmas, linear_sigmas,
-};
+use super::scheduler::{FlowMatchEulerDiscreteScheduler, Levels, Schedule, linear_quadratic_sigmas, linear_sigmas};
 use super::settings::{LTXVideoSettings, MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS_OF_TEXT};
 use crate::error::{ModelError, Result};
 
@@ -107,9 +105,11 @@ impl Plan {
             let frames = pixels("conditions", &condition.frames, size)?;
             let (at, strength) = (condition.frame_index, condition.strength);
             let condition = Condition { frames, frame_index: at, strength };
-            conditions.push(condition.checked(size[0], settings.frame_multiple).map_err(|detail| {
-                ModelError::request("conditions", format!("number {n} {detail}"))
-            })?);
+            conditions.push(
+                condition
+                    .checked(size[0], settings.frame_multiple)
+                    .map_err(|detail| ModelError::request("conditions", format!("number {n} {detail}")))?,
+            );
         }
         let image = match (&request.image, class) {
             (Some(image), PipelineClass::Image) => Some(picture("image", image, size)?),
@@ -119,10 +119,8 @@ impl Plan {
         let decode_timestep = in_range("decode_timestep", request.decode_timestep, settings.decode_timestep, 1.0)?;
         let decode_noise_scale =
             in_range("decode_noise_scale", request.decode_noise_scale, settings.decode_noise_scale, 1.0)?;
-        let text_tokens = request
-            .max_sequence_length
-            .or(settings.max_sequence_length)
-            .unwrap_or_else(|| class.max_sequence_length());
+        let text_tokens =
+            request.max_sequence_length.or(settings.max_sequence_length).unwrap_or_else(|| class.max_sequence_length());
         if !(1..=MAX_TOKENS_OF_TEXT).contains(&text_tokens) {
             let detail = format!("is {text_tokens}; it must be between 1 and {MAX_TOKENS_OF_TEXT}");
             return Err(ModelError::request("max_sequence_length", detail));
@@ -207,7 +205,8 @@ fn size(request: &LTXVideoRequest, settings: &LTXVideoSettings) -> Result<[usize
     let side = |field: &'static str, value: usize| {
         if value == 0 || !value.is_multiple_of(multiple) || value > MAX_SIDE {
             let below = (value - value % multiple).clamp(multiple, MAX_SIDE - MAX_SIDE % multiple);
-            let detail = format!("is {value}; it must be a multiple of {multiple} up to {MAX_SIDE}, for example {below}");
+            let detail =
+                format!("is {value}; it must be a multiple of {multiple} up to {MAX_SIDE}, for example {below}");
             return Err(ModelError::request(field, detail));
         }
         Ok(value)
@@ -273,7 +272,10 @@ fn schedule(request: &LTXVideoRequest, model: &Model<'_>, class: PipelineClass, 
     }
     let steps = request.num_inference_steps.unwrap_or(settings.steps);
     if !(1..=MAX_STEPS).contains(&steps) {
-        return Err(ModelError::request("num_inference_steps", format!("is {steps}; it must be between 1 and {MAX_STEPS}")));
+        return Err(ModelError::request(
+            "num_inference_steps",
+            format!("is {steps}; it must be between 1 and {MAX_STEPS}"),
+        ));
     }
     // `LTXConditionPipeline` has no schedule for dynamic shifting; the levels of the other classes serve as well.
     if class == PipelineClass::Condition && !scheduler.config().use_dynamic_shifting {

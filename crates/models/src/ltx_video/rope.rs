@@ -46,7 +46,7 @@ impl LTXVideoRotaryPosEmbed {
         };
         let axes = [frames, height, width];
         let [f, h, w] = [0, 1, 2].map(|axis| (0..axes[axis]).map(|at| place(axis, at)).collect::<Vec<_>>());
-        let grid = f.iter().flat_map(|&f| h.iter().flat_map(move |&h| w.iter().map(move |&w| [f, h, w])).collect::<Vec<_>>());
+        let grid = (0..frames * height * width).map(|i| [f[i / (height * width)], h[i / width % height], w[i % width]]);
         self.embed(grid, &[frames * height * width, self.dim / 2])
     }
 
@@ -89,10 +89,11 @@ impl LTXVideoRotaryPosEmbed {
 
 /// `torch.linspace(0, 1, steps)` in single precision: counted from both ends.
 fn linspace(steps: usize) -> Vec<f32> {
+    if steps == 1 {
+        return vec![0.0];
+    }
     let step = 1.0 / (steps.max(2) - 1) as f32;
-    (0..steps).map(|i| if i < steps / 2 { step * i as f32 } else { 1.0 - step * (steps - 1 - i) as f32 }).enumerate()
-        .map(|(i, x)| if steps == 1 && i == 0 { 0.0 } else { x })
-        .collect()
+    (0..steps).map(|i| if i < steps / 2 { step * i as f32 } else { 1.0 - step * (steps - 1 - i) as f32 }).collect()
 }
 
 #[cfg(test)]

@@ -92,7 +92,11 @@ impl FlowMatchEulerDiscreteScheduler {
         let c = &config.value;
         config.positive("num_train_timesteps", c.num_train_timesteps)?;
         let finite = |field, value: f64, good: bool, what| {
-            if good && value.is_finite() { Ok(()) } else { Err(config.error(field, format!("is {value}; it must be {what}"))) }
+            if good && value.is_finite() {
+                Ok(())
+            } else {
+                Err(config.error(field, format!("is {value}; it must be {what}")))
+            }
         };
         finite("shift", c.shift, c.shift > 0.0, "a positive number")?;
         for (field, value) in [("base_shift", c.base_shift), ("max_shift", c.max_shift)] {
@@ -110,7 +114,8 @@ impl FlowMatchEulerDiscreteScheduler {
             return Err(config.error("time_shift_type", detail));
         }
         if [c.use_karras_sigmas, c.use_exponential_sigmas, c.use_beta_sigmas].iter().filter(|&&used| used).count() > 1 {
-            let detail = "is set beside another of use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas; one can be";
+            let detail =
+                "is set beside another of use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas; one can be";
             return Err(config.error("use_karras_sigmas", detail));
         }
         if c.invert_sigmas {

@@ -42,11 +42,7 @@ impl FeedForwardIn {
 pub(super) const FEED_FORWARD_FACTOR: usize = 4;
 
 impl LTXVideoTransformerBlock {
-    pub(super) fn load(
-        weights: &Weights,
-        config: &LTXVideoTransformer3DConfig,
-        act: FeedForwardAct,
-    ) -> Result<Self> {
+    pub(super) fn load(weights: &Weights, config: &LTXVideoTransformer3DConfig, act: FeedForwardAct) -> Result<Self> {
         let width = config.inner_dim();
         let inner = FEED_FORWARD_FACTOR * width;
         let norm = |name: &str| {

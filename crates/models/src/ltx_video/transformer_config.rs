@@ -89,7 +89,8 @@ impl LTXVideoTransformer3DConfig {
             return Err(config.error("attention_head_dim", detail));
         }
         if !c.inner_dim().is_multiple_of(2) {
-            let detail = format!("is {}; all heads together must have an even width to be rotated", c.attention_head_dim);
+            let detail =
+                format!("is {}; all heads together must have an even width to be rotated", c.attention_head_dim);
             return Err(config.error("attention_head_dim", detail));
         }
         config.positive("attention_head_dim", c.inner_dim())?;

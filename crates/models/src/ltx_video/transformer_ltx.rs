@@ -108,13 +108,18 @@ impl LTXVideoTransformer3DModel {
     ///
     /// # Errors
     /// When the shapes do not fit each other or the model.
-    pub fn condition(&self, encoder_hidden_states: &Tensor, encoder_attention_mask: &Tensor) -> Result<TextConditioning> {
+    pub fn condition(
+        &self,
+        encoder_hidden_states: &Tensor,
+        encoder_attention_mask: &Tensor,
+    ) -> Result<TextConditioning> {
         let [batch, length, _] = encoder_hidden_states.dims()?;
         let seen = encoder_attention_mask.to_dtype(DType::F32).reshape(&[batch, 1, 1, length])?;
         let mask = seen.mul_scalar(-1.0)?.add_scalar(1.0)?.mul_scalar(MASKED)?;
         let (linear_1, linear_2) = &self.caption_projection;
         let context = linear_2.forward(&linear_1.forward_act_narrow(encoder_hidden_states, Activation::GeluTanh)?)?;
-        let key_values = self.transformer_blocks.iter().map(|block| block.key_value(&context)).collect::<Result<_>>()?;
+        let key_values =
+            self.transformer_blocks.iter().map(|block| block.key_value(&context)).collect::<Result<_>>()?;
         Ok(TextConditioning { key_values, mask })
     }
 
@@ -152,8 +157,7 @@ impl LTXVideoTransformer3DModel {
         let scale_shift = Tensor::cat(&[embedded, embedded], 2)?.add(&self.scale_shift_table)?;
         let [shift, scale] = [0, 1].map(|n| Columns::of(&scale_shift, n * width..(n + 1) * width));
         let (modulation, to) = (Modulation::new(scale, shift), self.proj_out.dtype());
-        let normed =
-            layer_norm_modulated(&hidden_states, None, Some(&modulation), Activation::None, NORM_OUT_EPS, to)?;
+        let normed = layer_norm_modulated(&hidden_states, None, Some(&modulation), Activation::None, NORM_OUT_EPS, to)?;
         let out = self.proj_out.forward(&normed)?;
         if perturbation.is_some() && !apart { with_last_again(&out) } else { Ok(out) }
     }

@@ -7,11 +7,12 @@
 pub(super) fn check(charsmap: &[u8]) -> Result<(), String> {
     let (length, rest) = charsmap.split_first_chunk::<4>().ok_or("is too short")?;
     let length = u32::from_le_bytes(*length) as usize;
-    if length % 4 != 0 || length == 0 || length > rest.len() {
+    if !length.is_multiple_of(4) || length == 0 || length > rest.len() {
         return Err(format!("claims a trie of {length} bytes where {} follow", rest.len()));
     }
     let (trie, replacements) = rest.split_at(length);
-    let units: Vec<u32> = trie.chunks_exact(4).map(|unit| u32::from_le_bytes([unit[0], unit[1], unit[2], unit[3]])).collect();
+    let units: Vec<u32> =
+        trie.chunks_exact(4).map(|unit| u32::from_le_bytes([unit[0], unit[1], unit[2], unit[3]])).collect();
     let replacements = std::str::from_utf8(replacements).map_err(|_| "has replacements that are not UTF-8")?;
     for (at, &unit) in units.iter().enumerate() {
         // Values are read, but no text leads on from one.

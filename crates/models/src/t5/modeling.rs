@@ -87,7 +87,10 @@ impl T5EncoderModel {
             return Err(ModelError::request("prompt_ids", detail));
         }
         let mut hidden_states = self.embed_tokens()?.forward(input_ids)?;
-        let bias = RelativePositionBias::load(&self.block(0).pp("layer.0.SelfAttention.relative_attention_bias"), &self.config)?;
+        let bias = RelativePositionBias::load(
+            &self.block(0).pp("layer.0.SelfAttention.relative_attention_bias"),
+            &self.config,
+        )?;
         let mut bias = bias.forward(length)?;
         if let Some(mask) = attention_mask {
             if mask.shape() != [batch, length] {
@@ -144,7 +147,9 @@ impl T5EncoderModel {
         }
         let buckets = [c.relative_attention_num_buckets, c.num_heads];
         self.block(0).check_shape("layer.0.SelfAttention.relative_attention_bias.weight", &buckets)?;
-        let other_half = |name: &str| ["decoder.", "lm_head.", "shared.", "encoder.embed_tokens."].iter().any(|p| name.starts_with(p));
+        let other_half = |name: &str| {
+            ["decoder.", "lm_head.", "shared.", "encoder.embed_tokens."].iter().any(|p| name.starts_with(p))
+        };
         Ok(self.weights.check_all_used(other_half)?)
     }
 }

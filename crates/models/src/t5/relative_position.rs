@@ -59,7 +59,10 @@ mod tests {
     #[test]
     fn near_positions_have_buckets_of_their_own() {
         let bucket = |distance| relative_position_bucket(distance, 32, 128);
-        assert_eq!([0, -1, -7, -8, -16, -32, -64, -127, -128, -100_000].map(bucket), [0, 1, 7, 8, 10, 12, 14, 15, 15, 15]);
+        assert_eq!(
+            [0, -1, -7, -8, -16, -32, -64, -127, -128, -100_000].map(bucket),
+            [0, 1, 7, 8, 10, 12, 14, 15, 15, 15]
+        );
         assert_eq!([1, 7, 8, 91, 1000].map(bucket), [17, 23, 24, 31, 31]);
     }
 }

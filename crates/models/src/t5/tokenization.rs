@@ -65,7 +65,8 @@ impl T5Tokenizer {
             let path = dir.join(name);
             if path.is_file() { read_json(&path) } else { Ok(Value::Null) }
         };
-        let settings = Settings { config: optional("tokenizer_config.json")?, map: optional("special_tokens_map.json")? };
+        let settings =
+            Settings { config: optional("tokenizer_config.json")?, map: optional("special_tokens_map.json")? };
         let (json, spiece) = (dir.join("tokenizer.json"), dir.join("spiece.model"));
         // transformers takes the JSON file where there are both.
         let (path, source) = if json.is_file() {
@@ -139,7 +140,9 @@ impl Source {
         let extra_ids = match &settings.config["extra_ids"] {
             Value::Null => 100,
             given => given.as_u64().filter(|&n| n <= MAX_EXTRA_IDS).ok_or_else(|| {
-                fail(format!("extra_ids of tokenizer_config.json is {given}; it must be a number up to {MAX_EXTRA_IDS}"))
+                fail(format!(
+                    "extra_ids of tokenizer_config.json is {given}; it must be a number up to {MAX_EXTRA_IDS}"
+                ))
             })?,
         };
         let own = |kind: PieceKind| kind != PieceKind::Normal;
@@ -218,11 +221,8 @@ impl Settings {
     /// The tokens of `added_tokens_decoder`, by id.
     fn listed(&self) -> Vec<AddedToken> {
         let listed = self.config["added_tokens_decoder"].as_object();
-        let mut tokens: Vec<(u64, AddedToken)> = listed
-            .into_iter()
-            .flatten()
-            .filter_map(|(id, token)| Some((id.parse().ok()?, described(token))))
-            .collect();
+        let mut tokens: Vec<(u64, AddedToken)> =
+            listed.into_iter().flatten().filter_map(|(id, token)| Some((id.parse().ok()?, described(token)))).collect();
         tokens.sort_by_key(|(id, _)| *id);
         tokens.into_iter().map(|(_, token)| token).collect()
     }
