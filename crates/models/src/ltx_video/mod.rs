@@ -6,9 +6,12 @@
 mod ada_layer_norm;
 mod attention;
 mod beta;
+mod checkpoint;
 mod conditioning;
 mod denoise;
+mod generation;
 mod guidance;
+mod inferred_config;
 mod latents;
 mod memory;
 mod noise;
@@ -20,13 +23,17 @@ mod request;
 mod rope;
 mod scheduler;
 mod settings;
+mod single_file;
 mod transformer_block;
 mod transformer_config;
 mod transformer_ltx;
 pub mod vae;
+mod vae_blocks;
 
 pub(crate) mod parity;
 
+pub use checkpoint::{LtxCheckpoint, LtxComponent, LtxSampler, PIPELINES};
+pub use generation::{LtxFamily, LtxGeneration};
 pub use memory::MemoryEstimate;
 pub use pipeline::{LTXVideoEvent, LTXVideoOutput, LTXVideoPipeline, LTXVideoSummary, Timings};
 pub use request::{LTXVideoCondition, LTXVideoPrompt, LTXVideoRequest, Stg, StgMode};

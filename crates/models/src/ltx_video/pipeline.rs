@@ -35,6 +35,7 @@ pub struct LTXVideoPipeline {
     pub(super) scheduler: FlowMatchEulerDiscreteScheduler,
     pub(super) settings: LTXVideoSettings,
     pub(super) class: PipelineClass,
+    uniform: bool,
     summary: LTXVideoSummary,
 }
 
@@ -147,7 +148,11 @@ impl LTXVideoPipeline {
                 "is {}, but the autoencoder's latent_channels is {}",
                 config.in_channels, vae_config.latent_channels
             );
-            return Err(ModelError::Config { path: parts.transformer_path(), field: "in_channels", detail });
+            return Err(ModelError::Config {
+                path: parts.path_of("transformer/config.json"),
+                field: "in_channels",
+                detail,
+            });
         }
         let settings = LTXVideoSettings::of(&parts, &vae_config)?;
         let tokenizer = parts.tokenizer_dir().map(|dir| T5Tokenizer::load(&dir)).transpose()?;
@@ -174,7 +179,16 @@ impl LTXVideoPipeline {
                 + encoder.as_ref().map_or(0, |encoder| encoder.parameters()),
             dtype: if options.dtype == DType::BF16 { "bf16" } else { "f32" },
         };
-        Ok(Self { prompts, transformer, vae, scheduler, settings, class: parts.class()?, summary })
+        Ok(Self {
+            prompts,
+            transformer,
+            vae,
+            scheduler,
+            settings,
+            class: parts.class(),
+            uniform: parts.uniform(),
+            summary,
+        })
     }
 
     /// What the model is and its defaults.
@@ -261,6 +275,7 @@ impl LTXVideoPipeline {
             settings: &self.settings,
             scheduler: &self.scheduler,
             class: self.class,
+            uniform: self.uniform,
             layers: self.transformer.config().num_layers,
         }
     }

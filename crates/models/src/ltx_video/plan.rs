@@ -66,6 +66,8 @@ pub(super) struct Model<'a> {
     pub(super) scheduler: &'a FlowMatchEulerDiscreteScheduler,
     /// The class that the folder names.
     pub(super) class: PipelineClass,
+    /// Whether steps are equal whatever the class.
+    pub(super) uniform: bool,
     pub(super) layers: usize,
 }
 
@@ -278,7 +280,7 @@ fn schedule(request: &LTXVideoRequest, model: &Model<'_>, class: PipelineClass, 
         ));
     }
     // `LTXConditionPipeline` has no schedule for dynamic shifting; the levels of the other classes serve as well.
-    if class == PipelineClass::Condition && !scheduler.config().use_dynamic_shifting {
+    if class == PipelineClass::Condition && !scheduler.config().use_dynamic_shifting && !model.uniform {
         let train = scheduler.config().num_train_timesteps as f32;
         let timesteps: Vec<f32> = linear_quadratic_sigmas(steps).iter().map(|sigma| sigma * train).collect();
         return scheduler.set_timesteps(Levels::Timesteps(&timesteps), mu);

@@ -103,14 +103,21 @@ impl LTXVideoSettings {
     /// The same, of configurations that have been read.
     pub(super) fn of(parts: &Parts, vae: &AutoencoderKLLTXVideoConfig) -> Result<Self> {
         let told = vae.timestep_conditioning;
+        let timesteps = parts.default_timesteps();
+        let steps = match (&timesteps, parts.is_distilled()) {
+            (Some(timesteps), _) => timesteps.len(),
+            (None, true) => 8,
+            (None, false) => 50,
+        };
         let settings = Self {
             width: 704,
             height: 512,
             num_frames: 161,
             frame_rate: 25.0,
-            steps: 50,
-            timesteps: None,
-            guidance_scale: 3.0,
+            steps,
+            timesteps,
+            // Distillation has taken the guidance in.
+            guidance_scale: if parts.is_distilled() { 1.0 } else { 3.0 },
             guidance_rescale: 0.0,
             stg: None,
             // The pipelines' own 0 leaves such decoders without what they were trained for; this is what their makers use.
@@ -172,6 +179,10 @@ impl LTXVideoSettings {
                 return Err(config.error("steps", format!("is {steps}; it must be between 1 and {MAX_STEPS}")));
             }
             self.steps = steps;
+            // A number of steps of the folder's own comes before those of the model, unless both are its own.
+            if given.timesteps.is_none() {
+                self.timesteps = None;
+            }
         }
         if let Some(StgJson { scale, blocks, mode }) = &given.stg {
             self.stg = Some(Stg { scale: *scale, blocks: blocks.clone(), mode: *mode });
