@@ -16,7 +16,7 @@ describe("a job", () => {
         error: { code: "c", message: "m", status: 500 },
       }),
     );
-    expect(decoded.progress).toEqual({ step: 12, total: 12, eta_ms: 0 });
+    expect(decoded.progress).toEqual({ step: 12, total: 12, eta_ms: 0, phase: null });
     expect(decoded.result).toEqual({ url: "/v1/jobs/x/result", content_type: "image/png", bytes: 4711, cached: true, text: null });
     expect(decoded.error?.status).toBe(500);
   });
@@ -83,7 +83,7 @@ describe("an event", () => {
     expect(event("progress", { step: 2, total: 12, eta_ms: null })).toEqual({
       n: 3,
       event: "progress",
-      progress: { step: 2, total: 12, eta_ms: null },
+      progress: { step: 2, total: 12, eta_ms: null, phase: null },
     });
     expect(event("preview", { step: 2, content_type: "image/png", data: "AAAA" })).toEqual({
       n: 3,
@@ -100,7 +100,7 @@ describe("an event", () => {
   });
 
   test("that is newer than this page is dropped", () => {
-    expect(event("stage", { name: "video" })).toBeNull();
+    expect(event("chapter", { name: "video" })).toBeNull();
   });
 
   test("may not smuggle another type into a data URL", () => {

@@ -74,8 +74,11 @@ export class History {
     link.title = job.request.prompt;
     link.dataset["state"] = job.state;
     const { asked } = job.request;
+    link.dataset["kind"] = job.kind;
     const url = job.state === "finished" && job.result ? resultUrl(job.result.url, this.#base) : null;
-    if (asked) {
+    if (url !== null && job.result?.content_type.startsWith("video/")) {
+      link.append(this.#clip(url));
+    } else if (asked) {
       link.append(this.#mediaOf(job));
     } else if (url === null) {
       const mark = make("span", "thumb-mark", MARKS[job.state]);
@@ -98,7 +101,18 @@ export class History {
     return link;
   }
 
-  /** What a question is about, as the browser shows it; a video's first moment, fetched when it comes into sight. */
+  /** A video's first moment, fetched when it comes into sight. */
+  #clip(url: string): HTMLVideoElement {
+    const video = make("video", "thumb-mark");
+    Object.assign(video, { muted: true, playsInline: true, loop: true, preload: "none" });
+    video.ariaHidden = "true";
+    video.addEventListener("loadedmetadata", () => video.classList.toggle("pixels", video.videoWidth < 192));
+    video.dataset["src"] = `${url}#t=0.1`;
+    this.#sight.observe(video);
+    return video;
+  }
+
+  /** What a question is about, as the browser shows it. */
   #mediaOf(job: Job): HTMLElement {
     const [first] = job.request.asked?.media ?? [];
     const url = mediaUrl(job.id, 0, this.#base);
@@ -109,13 +123,7 @@ export class History {
       image.src = url;
       return image;
     }
-    const video = make("video", "thumb-mark");
-    Object.assign(video, { muted: true, playsInline: true, preload: "none" });
-    video.ariaHidden = "true";
-    video.addEventListener("loadedmetadata", () => video.classList.toggle("pixels", video.videoWidth < 192));
-    video.dataset["src"] = `${url}#t=0.1`;
-    this.#sight.observe(video);
-    return video;
+    return this.#clip(url);
   }
 }
 
