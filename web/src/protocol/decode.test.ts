@@ -70,7 +70,7 @@ test("a list of jobs has a next page or none", () => {
 test("a model keeps what the form needs", () => {
   const model = { name: "shapes", kind: "amused", tasks: ["image"], default: true, width: 64, height: 64, steps: 12 };
   expect(decodeModels({ models: [model] })).toEqual([
-    { name: "shapes", kind: "amused", tasks: ["image"], default: true, understand: null, width: 64, height: 64, steps: 12, guidance_scale: null },
+    { name: "shapes", kind: "amused", tasks: ["image"], default: true, understand: null, video: null, width: 64, height: 64, steps: 12, guidance_scale: null },
   ]);
 });
 

@@ -185,7 +185,8 @@ defmodule SangoWeb.HTTPTest do
     end
 
     assert code(request("POST", "/v1/jobs", [], "{}")) == "unsupported_media_type"
-    assert code(post(%{kind: "video", prompt: "x"})) == "unsupported_kind"
+    assert code(post(%{kind: "video"})) == "invalid_request"
+    assert code(post(%{kind: "pipeline"})) == "invalid_option"
     assert code(post(%{kind: "image", prompt: "x", colour: "red"})) == "invalid_request"
     assert code(post(%{kind: "image", prompt: String.duplicate("x", 10_000)})) == "too_large"
     assert code(post(%{kind: "image", prompt: String.duplicate("x", 1_100_000)})) == "too_large"
