@@ -95,6 +95,12 @@ pub enum ModelError {
         /// The step, from 1.
         step: usize,
     },
+    /// A part of a model computed something that is not a number, which damaged weights do.
+    #[error("the {part}'s output is not a number; its weights may be damaged, so download or export them again")]
+    PartNotFinite {
+        /// The part, in words.
+        part: &'static str,
+    },
     /// The step callback asked to stop.
     #[error("cancelled")]
     Cancelled,

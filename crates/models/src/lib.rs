@@ -24,6 +24,7 @@ pub mod amused;
 pub mod clip;
 mod config;
 mod detect;
+mod embeddings;
 mod error;
 mod folder;
 pub mod llama;

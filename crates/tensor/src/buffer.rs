@@ -94,6 +94,11 @@ impl<T: Kept> Buffer<T> {
         Self(v.unwrap_or_else(|| vec![T::ZERO; len]))
     }
 
+    /// The elements, no longer kept for others.
+    pub(crate) fn into_vec(mut self) -> Vec<T> {
+        std::mem::take(&mut self.0)
+    }
+
     /// `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
         Self(vec![T::ZERO; len])

@@ -1,9 +1,12 @@
 //! The memory behind tensors.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use crate::DType;
 use crate::buffer::Buffer;
+use crate::error::{Result, TensorError};
 
 /// Elements of one type, in the order of a row-major tensor (or of several that are views of the same memory).
 #[derive(Debug)]
@@ -23,6 +26,14 @@ impl Storage {
             Self::BF16(_) => DType::BF16,
             Self::I64(_) => DType::I64,
             Self::U8(_) => DType::U8,
+        }
+    }
+
+    /// A copy of some elements.
+    pub(crate) fn f32_part(&self, range: Range<usize>) -> Result<Vec<f32>> {
+        match self {
+            Self::F32(v) => Ok(v[range].to_vec()),
+            other => Err(TensorError::DType { op: "into_f32_vec", expected: DType::F32, found: other.dtype() }),
         }
     }
 

@@ -168,6 +168,19 @@ impl Tensor {
         self.f32_for("as_f32")
     }
 
+    /// The elements, in row-major order: moved where no other tensor shares them, else copied.
+    ///
+    /// # Errors
+    /// [`TensorError::DType`] when they are not `F32`.
+    pub fn into_f32_vec(self) -> Result<Vec<f32>> {
+        let range = self.range();
+        match Arc::try_unwrap(self.storage) {
+            Ok(Storage::F32(buffer)) if range == (0..buffer.len()) => Ok(buffer.into_vec()),
+            Ok(storage) => storage.f32_part(range),
+            Err(shared) => shared.f32_part(range),
+        }
+    }
+
     /// The elements of an integer tensor, in row-major order.
     ///
     /// # Errors
@@ -303,6 +316,16 @@ mod tests {
         assert_eq!(t.as_i64().unwrap(), [-1, 0, 1, 2]);
         assert!(matches!(t.as_f32(), Err(TensorError::DType { found: DType::I64, .. })));
         assert!(Tensor::scalar(1.0).as_u8().is_err());
+        assert!(t.into_f32_vec().is_err());
+    }
+
+    #[test]
+    fn elements_can_be_taken_out() {
+        let t = Tensor::from_vec(vec![1.0, 2.0, 3.0, 4.0], &[2, 2]).unwrap();
+        assert_eq!(t.narrow(0, 1, 1).unwrap().into_f32_vec().unwrap(), [3.0, 4.0]);
+        let (at, shared) = (t.as_f32().unwrap().as_ptr(), t.clone());
+        assert_eq!(shared.into_f32_vec().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(t.into_f32_vec().unwrap().as_ptr(), at, "moved");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 /* sango_kernels.h: CPU compute kernels for gemm, convolution, attention and norms.
  *
  * Matrices are row-major with an explicit distance ("stride", in elements, at least the number of columns) from one row
- * to the next. Images are channels-last: a row per pixel. Weights are packed once into an opaque handle that any number
+ * to the next. Images and videos are channels-last: a row per pixel. Weights are packed once into an opaque handle that any number
  * of threads may use at the same time.
  *
  * Every operation has an f32 and a bf16 entry point; bf16 values are their upper 16 bits. Sums are always f32.
@@ -55,8 +55,13 @@ enum {
 /* Which keys a query sees: all; up to and including i + kv_len - q_len; as an additive mask says. */
 enum { SANGO_MASK_NONE = 0, SANGO_MASK_CAUSAL = 1, SANGO_MASK_ADDITIVE = 2 };
 
+/* What a 3-d convolution sees outside the video in time: nothing; the first frame kt - 1 times before it; the first frame
+ * and the last, each (kt - 1) / 2 times. */
+enum { SANGO_TIME_NONE = 0, SANGO_TIME_CAUSAL = 1, SANGO_TIME_SYMMETRIC = 2 };
+
 typedef struct sango_weights sango_weights;
 typedef struct sango_conv2d_weights sango_conv2d_weights;
+typedef struct sango_conv3d_weights sango_conv3d_weights;
 
 /* activation(product + bias) + residual; for gated weights value * activation(gate) + residual. */
 typedef struct sango_epilogue {
@@ -74,6 +79,15 @@ typedef struct sango_conv2d_shape {
   size_t x_stride;   /* elements from one input pixel to the next, at least c_in */
   size_t out_stride; /* elements from one output pixel to the next, at least c_out */
 } sango_conv2d_shape;
+
+typedef struct sango_conv3d_shape {
+  size_t n, t, h, w; /* videos, input frames, height and width */
+  size_t stride[3];  /* frames, rows, columns; at least 1 */
+  int32_t time;      /* SANGO_TIME_... */
+  size_t pad[2];     /* zeros: above and below, left and right */
+  size_t x_stride;   /* elements from one input pixel to the next, at least c_in */
+  size_t out_stride; /* elements from one output pixel to the next, at least c_out */
+} sango_conv3d_shape;
 
 /* Distances in elements; the values of one head lie side by side. */
 typedef struct sango_strides {
@@ -135,6 +149,21 @@ sango_status sango_conv2d_f32(const float *x, const sango_conv2d_shape *shape, c
                               const sango_epilogue *epilogue, float *out);
 sango_status sango_conv2d_bf16(const sango_bf16 *x, const sango_conv2d_shape *shape,
                                const sango_conv2d_weights *weights, const sango_epilogue *epilogue, sango_bf16 *out);
+
+/* Pack [c_out, c_in, kt, kh, kw] weights. */
+sango_status sango_conv3d_weights_pack_f32(const float *w, size_t c_out, size_t c_in, size_t kt, size_t kh, size_t kw,
+                                           int32_t precision, sango_conv3d_weights **weights);
+sango_status sango_conv3d_weights_pack_bf16(const sango_bf16 *w, size_t c_out, size_t c_in, size_t kt, size_t kh,
+                                            size_t kw, int32_t precision, sango_conv3d_weights **weights);
+void sango_conv3d_weights_free(sango_conv3d_weights *weights); /* null is ignored */
+
+sango_status sango_conv3d_output(const sango_conv3d_shape *shape, const sango_conv3d_weights *weights, size_t *out_t,
+                                 size_t *out_h, size_t *out_w);
+/* out [n, out_t, out_h, out_w, c_out] = epilogue(conv3d(x [n, t, h, w, c_in])); epilogue may be null. */
+sango_status sango_conv3d_f32(const float *x, const sango_conv3d_shape *shape, const sango_conv3d_weights *weights,
+                              const sango_epilogue *epilogue, float *out);
+sango_status sango_conv3d_bf16(const sango_bf16 *x, const sango_conv3d_shape *shape,
+                               const sango_conv3d_weights *weights, const sango_epilogue *epilogue, sango_bf16 *out);
 
 /* ---- Attention -------------------------------------------------------------------------------------------------- */
 

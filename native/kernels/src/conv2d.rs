@@ -8,7 +8,7 @@ use crate::memory::AlignedBytes;
 use crate::pool::parallel_for;
 use crate::scratch::{self, Shared};
 use crate::simd;
-use crate::winograd::{self, Image};
+use crate::winograd::{self, Frames};
 use crate::{Epilogue, Isa, KernelError, depthwise};
 
 /// The shape of a 2-d convolution. Images are `[n, h, w, c]`.
@@ -217,13 +217,30 @@ pub(crate) unsafe fn run(
         scratch::with(zero_bytes, |zeros| {
             // SAFETY: the scratch has that many bytes.
             unsafe { zeros.write_bytes(0, zero_bytes) };
-            let image = Image { base, pixel_bytes, zeros, shape, out_h, out_w };
-            if winograd::applies(weights, (w.kh, w.kw), &image) {
+            let &Conv2dShape { n, h, w: width, pad: [top, left, ..], upsample, .. } = shape;
+            let pad = [top, left];
+            let frames = Frames {
+                base,
+                pixel_bytes,
+                zeros,
+                h,
+                w: width,
+                pad,
+                upsample,
+                out_t: n,
+                out_h,
+                out_w,
+                kt: 1,
+                before: 0,
+                count: n,
+            };
+            if winograd::applies(weights, (w.kh, w.kw), shape.stride, &frames) {
                 // SAFETY: passed on from the caller.
-                return unsafe { winograd::run(&image, weights, finish, out) };
+                return unsafe { winograd::run(&frames, weights, finish, out) };
             }
+            let windows = Windows { base, pixel_bytes, zeros, shape, out_h, out_w, kw: w.kw };
             // SAFETY: passed on from the caller; Windows only names pixels of the image and the zero row.
-            unsafe { driver::run(&kernel, weights, pixels, &Windows { image, kw: w.kw }, finish, out) }
+            unsafe { driver::run(&kernel, weights, pixels, &windows, finish, out) }
         })?
     };
     if format == RowFormat::F32 && input.dtype == rows::Dtype::F32 {
@@ -281,13 +298,22 @@ unsafe fn with_framed<R>(
 
 /// Row pointers of a convolution: for an output pixel and a tap, the input pixel under it, or zeros outside the image.
 struct Windows<'a> {
-    image: Image<'a>,
+    base: *const u8,
+    pixel_bytes: usize,
+    /// One pixel of zeros.
+    zeros: *const u8,
+    shape: &'a Conv2dShape,
+    out_h: usize,
+    out_w: usize,
     kw: usize,
 }
 
+// SAFETY: only read.
+unsafe impl Sync for Windows<'_> {}
+
 impl rows::Rows for Windows<'_> {
     fn fill(&self, first: usize, tap: usize, out: &mut [*const u8]) {
-        let Image { base, pixel_bytes, zeros, shape, out_h, out_w } = self.image;
+        let Self { base, pixel_bytes, zeros, shape, out_h, out_w, .. } = *self;
         let Conv2dShape { h, w, stride, pad: [top, left, ..], upsample, .. } = *shape;
         let (ky, kx) = (tap / self.kw, tap % self.kw);
         let (mut ox, rest) = (first % out_w, first / out_w);

@@ -8,6 +8,7 @@ use crate::norm::{self, RowNorm};
 use crate::pool::parallel_for;
 use crate::scratch::{self, Shared};
 use crate::simd;
+use crate::winograd::{self, Frames};
 use crate::{Epilogue, Isa, KernelError};
 
 /// What a convolution sees before the first frame and after the last.
@@ -258,6 +259,25 @@ pub(crate) unsafe fn run(
                 // SAFETY: these rows exist.
                 let (finish, out) = unsafe { (finish.skip(first_row), out.skip(first_row)) };
                 let convolve = |base| {
+                    let frames = Frames {
+                        base,
+                        pixel_bytes,
+                        zeros,
+                        h: frame.h,
+                        w: frame.w,
+                        pad: frame.pad,
+                        upsample: 1,
+                        out_t: last - first,
+                        out_h,
+                        out_w,
+                        kt: w.kernel[0],
+                        before: (shape.time.frames(w.kernel[0]).0).saturating_sub(first),
+                        count: sources.len(),
+                    };
+                    if shape.stride == [1; 3] && winograd::applies(&w.weights, (w.kernel[1], w.kernel[2]), 1, &frames) {
+                        // SAFETY: passed on from the caller.
+                        return unsafe { winograd::run(&frames, &w.weights, &finish, out) };
+                    }
                     let (from, size) = (sources.start, [out_h, out_w]);
                     let windows =
                         Windows { base, from, pixel_bytes, zeros, frame, shape, kernel: w.kernel, size, first };

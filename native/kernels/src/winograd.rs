@@ -1,69 +1,89 @@
-//! 3×3 convolution with a quarter of the multiplications: Winograd's F(4×4, 3×3) for large f32 images.
+//! 3×3 convolution of f32 images and videos with a quarter of the multiplications: Winograd's F(4×4, 3×3) in space.
 //!
 //! A tile of 6×6 input pixels yields 4×4 outputs as `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`: 36 independent matrix products over
-//! the channels, which run on the gemm micro-kernels, between three cheap linear transforms. The interpolation points are
-//! 0, 1, −1, ½ and −2 (and infinity), which keep the error near 4e-6 of the largest output; the customary 0, ±1, ±2 have
-//! three times as much. A NaN or infinity in the input reaches every output of the tiles it lies in.
+//! the channels, which run on the gemm micro-kernels, between three cheap linear transforms. Taps in time are added up
+//! between the transforms, and what was transformed of a frame serves all output frames of a task that it is part of. The
+//! interpolation points are 0, 1, −1, ½ and −2 (and infinity), which keep the error near 4e-6 of the largest output; the
+//! customary 0, ±1, ±2 have three times as much. A NaN or infinity in the input reaches every output of the tiles it lies in.
 //!
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015); Barabasz et al., "Error Analysis and
 //! Improving the Accuracy of Winograd Convolution for Deep Neural Networks" (2018).
+
+use std::ops::Range;
 
 use crate::gemm::driver::{self, Output, Tile};
 use crate::gemm::{Finish, PANEL, PackedWeights, Precision, Store};
 use crate::pool::{num_threads, parallel_for};
 use crate::scratch::{self, Shared};
 use crate::simd::{self, Kernel, Scalar, Simd};
-use crate::{Conv2dShape, Isa, KernelError};
+use crate::{Isa, KernelError};
 
 /// Products per tile.
 const POINTS: usize = 36;
 /// Output rows and columns of a tile.
 const SIDE: usize = 4;
-/// Tiles of a task at most: their transforms (128 channels: 860 KiB) stay in L2.
-const TASK_TILES: usize = 48;
+/// Tiles of a task at most, over all its frames: their transforms (128 channels: 860 KiB) stay in L2.
+const TASK_TILES: usize = 56;
+/// Output frames of a task at most where a kernel reaches over several: frames at its borders are transformed twice.
+const TASK_FRAMES: usize = 8;
 /// Fewer tiles than this do not repay transforming the weights.
-const MIN_TILES: usize = 192;
-/// Transformed weights may take this much scratch memory.
-const MAX_WEIGHTS: usize = 48 << 20;
+const MIN_TILES: usize = 100;
+/// Scratch memory that transformed weights take at once, unless one panel needs more: as much as caches hold.
+const MAX_WEIGHTS: usize = 16 << 20;
 /// Distance in floats added between the 36 matrices, so that they do not all fall into the same cache sets.
 const SKEW: usize = 16;
 
-/// An image in memory, as [`crate::conv2d`] has it: f32 pixels at a fixed distance.
+/// Frames in memory, as [`crate::conv2d`] and [`crate::conv3d`] have them: f32 pixels at a fixed distance. An image is an
+/// output frame made of one input frame.
 #[derive(Clone, Copy)]
-pub(crate) struct Image<'a> {
+pub(crate) struct Frames {
     pub base: *const u8,
     pub pixel_bytes: usize,
     /// One pixel of zeros, for what lies outside.
     pub zeros: *const u8,
-    pub shape: &'a Conv2dShape,
+    /// Height and width of a frame in memory.
+    pub h: usize,
+    pub w: usize,
+    /// Zeros above and left of a frame.
+    pub pad: [usize; 2],
+    /// 1, or 2 to read the frame enlarged twofold.
+    pub upsample: usize,
+    pub out_t: usize,
     pub out_h: usize,
     pub out_w: usize,
+    /// Input frames that an output frame is made of.
+    pub kt: usize,
+    /// Output frame `t` and tap `dt` read the frame `t + dt − before`, or the nearest that there is of `count`.
+    pub before: usize,
+    pub count: usize,
 }
 
 // SAFETY: only read.
-unsafe impl Sync for Image<'_> {}
+unsafe impl Sync for Frames {}
 
-impl Image<'_> {
-    fn tiles(&self) -> [usize; 3] {
-        [self.shape.n, self.out_h.div_ceil(SIDE), self.out_w.div_ceil(SIDE)]
+impl Frames {
+    /// Rows and columns of tiles in a frame.
+    fn tiles(&self) -> [usize; 2] {
+        [self.out_h.div_ceil(SIDE), self.out_w.div_ceil(SIDE)]
     }
 
-    /// Image, top and left output pixel of a tile.
-    fn corner(&self, tile: usize) -> (usize, usize, usize) {
-        let [_, rows, columns] = self.tiles();
-        (tile / (rows * columns), tile / columns % rows * SIDE, tile % columns * SIDE)
+    /// Top and left output pixel of a tile.
+    fn corner(&self, tile: usize) -> (usize, usize) {
+        let [_, columns] = self.tiles();
+        (tile / columns * SIDE, tile % columns * SIDE)
     }
 
-    /// Where the 36 input pixels of a tile are.
-    fn pixels(&self, tile: usize) -> [*const u8; POINTS] {
-        let Conv2dShape { h, w, pad: [top, left, ..], upsample, .. } = *self.shape;
-        let (image, oy, ox) = self.corner(tile);
+    /// Where the 36 input pixels of a tile are at time `t` of the padded frames.
+    fn pixels(&self, t: usize, tile: usize) -> [*const u8; POINTS] {
+        let Self { h, w, pad: [top, left], upsample, .. } = *self;
+        let frame = t.saturating_sub(self.before).min(self.count - 1);
+        let (oy, ox) = self.corner(tile);
         std::array::from_fn(|i| {
-            // Above and left of the image these wrap around to huge numbers, which are outside too.
+            // Above and left of the frame these wrap around to huge numbers, which are outside too.
             let y = (oy + i / 6).wrapping_sub(top);
             let x = (ox + i % 6).wrapping_sub(left);
             if y < h * upsample && x < w * upsample {
-                self.base.wrapping_add(((image * h + y / upsample) * w + x / upsample) * self.pixel_bytes)
+                self.base.wrapping_add(((frame * h + y / upsample) * w + x / upsample) * self.pixel_bytes)
             } else {
                 self.zeros
             }
@@ -71,63 +91,100 @@ impl Image<'_> {
     }
 }
 
+/// How the output is cut into tasks, each some tiles of some frames.
+#[derive(Clone, Copy)]
+struct Plan {
+    tiles: usize,
+    task_tiles: usize,
+    task_frames: usize,
+}
+
+impl Plan {
+    fn new(frames: &Frames, tile_rows: usize) -> Self {
+        let tiles = frames.tiles().iter().product::<usize>();
+        let most = if frames.kt == 1 { 1.max(tile_rows / tiles.max(1)) } else { TASK_FRAMES }.min(frames.out_t);
+        let task_frames = frames.out_t.div_ceil(frames.out_t.div_ceil(most));
+        let even = (tiles * frames.out_t).div_ceil(2 * num_threads() * task_frames).next_multiple_of(tile_rows);
+        let room = (TASK_TILES / task_frames / tile_rows).max(1) * tile_rows;
+        Self { tiles, task_tiles: even.min(room).min(tiles), task_frames }
+    }
+}
+
 /// Whether the convolution is one that this is faster for.
-pub(crate) fn applies(w: &PackedWeights, (kh, kw): (usize, usize), image: &Image<'_>) -> bool {
-    let tiles: usize = image.tiles().iter().product();
+pub(crate) fn applies(w: &PackedWeights, (kh, kw): (usize, usize), stride: usize, frames: &Frames) -> bool {
+    let tiles: usize = frames.out_t * frames.tiles().iter().product::<usize>();
     Isa::active() != Isa::Scalar
         && w.precision == Precision::F32
-        && (kh, kw, image.shape.stride) == (3, 3, 1)
+        && (kh, kw, stride) == (3, 3, 1)
         && w.channels >= 32
         && w.n >= PANEL
         && tiles >= MIN_TILES
-        && w.panels() * POINTS * w.channels * PANEL * size_of::<f32>() <= MAX_WEIGHTS
+}
+
+/// Floats of a transformed panel: `[36][kt][channels][32]`.
+fn panel_floats(w: &PackedWeights, kt: usize) -> usize {
+    POINTS * kt * w.channels * PANEL
 }
 
 /// The convolution; [`applies`] has said yes.
 ///
 /// # Safety
-/// The image is readable, `finish` and `out` are valid for every output pixel.
-pub(crate) unsafe fn run(
-    image: &Image<'_>,
+/// The frames are readable, `finish` and `out` are valid for every output pixel.
+pub(crate) unsafe fn run(frames: &Frames, w: &PackedWeights, finish: &Finish, out: Output) -> Result<(), KernelError> {
+    let most = (MAX_WEIGHTS / (panel_floats(w, frames.kt) * size_of::<f32>())).max(1);
+    let group = w.panels().div_ceil(w.panels().div_ceil(most));
+    (0..w.panels()).step_by(group).try_for_each(|first| {
+        // SAFETY: passed on from the caller.
+        unsafe { run_panels(frames, w, first..(first + group).min(w.panels()), finish, out) }
+    })
+}
+
+/// The output columns of some panels.
+///
+/// # Safety
+/// As [`run`].
+unsafe fn run_panels(
+    frames: &Frames,
     w: &PackedWeights,
+    panels: Range<usize>,
     finish: &Finish,
     out: Output,
 ) -> Result<(), KernelError> {
     let isa = Isa::active();
     let kernel = driver::kernel(Precision::F32, TASK_TILES);
-    let channels = w.channels;
-    let tiles: usize = image.tiles().iter().product();
-    let even = tiles.div_ceil(2 * num_threads()).next_multiple_of(kernel.tile_rows);
-    let task_tiles = even.min(TASK_TILES / kernel.tile_rows * kernel.tile_rows);
-    let matrix = task_tiles * channels + SKEW;
-    let panel_floats = POINTS * channels * PANEL;
-    scratch::with(w.panels() * panel_floats * size_of::<f32>(), |memory| {
+    let (channels, kt) = (w.channels, frames.kt);
+    let plan = Plan::new(frames, kernel.tile_rows);
+    // Tiles of all frames that a task reads, and of those that it makes.
+    let (read, made) = ((plan.task_frames + kt - 1) * plan.task_tiles, plan.task_frames * plan.task_tiles);
+    let matrix = read * channels + SKEW;
+    let panel_floats = panel_floats(w, kt);
+    scratch::with(panels.len() * panel_floats * size_of::<f32>(), |memory| {
         let weights = Shared::new(memory.cast::<f32>());
-        parallel_for(w.panels(), &|panel| {
+        parallel_for(panels.len() * kt, &|task| {
             // SAFETY: the scratch has a panel's floats per panel.
-            let to = unsafe { weights.add(panel * panel_floats) };
-            simd::dispatch(isa, TransformWeights { w, panel, to });
+            let to = unsafe { weights.add(task / kt * panel_floats) };
+            simd::dispatch(isa, TransformWeights { w, panel: panels.start + task / kt, dt: task % kt, kt, to });
         });
         let failed = std::sync::Mutex::new(None);
-        parallel_for(tiles.div_ceil(task_tiles), &|task| {
-            let first = task * task_tiles;
-            let live = task_tiles.min(tiles - first);
-            let sums = POINTS * task_tiles * PANEL;
+        let strips = plan.tiles.div_ceil(plan.task_tiles);
+        parallel_for(strips * frames.out_t.div_ceil(plan.task_frames), &|task| {
+            let part = Part::new(&plan, frames, task % strips, task / strips);
+            let sums = POINTS * made * PANEL;
             let result = scratch::with((sums + POINTS * matrix) * size_of::<f32>(), |memory| {
                 let sums_at = memory.cast::<f32>();
-                // SAFETY: the scratch holds both; the caller vouches for image, epilogue and output.
+                // SAFETY: the scratch holds both; the caller vouches for frames, epilogue and output.
                 unsafe {
                     let inputs = sums_at.add(sums);
-                    simd::dispatch(isa, TransformInput { image, channels, first, live, matrix, to: inputs });
-                    let rows: Vec<*const u8> = (0..POINTS * task_tiles)
-                        .map(|i| inputs.add(i / task_tiles * matrix + i % task_tiles * channels).cast_const().cast())
+                    simd::dispatch(isa, TransformInput { frames, part, channels, matrix, to: inputs });
+                    let rows: Vec<*const u8> = (0..POINTS * read)
+                        .map(|i| inputs.add(i / read * matrix + i % read * channels).cast_const().cast())
                         .collect();
-                    for panel in 0..w.panels() {
-                        let weights = weights.add(panel * panel_floats).cast_const();
-                        products(&kernel, channels, weights.cast(), &rows, task_tiles, live, sums_at);
+                    for panel in panels.clone() {
+                        let weights = weights.add((panel - panels.start) * panel_floats).cast_const();
+                        let products = Products { kernel: &kernel, channels, kt, read, made, part };
+                        products.run(weights.cast(), &rows, sums_at);
                         let from = sums_at.cast_const();
-                        let finish = TransformOutput { image, w, panel, first, live, task_tiles, from, finish, out };
-                        simd::dispatch(isa, finish);
+                        simd::dispatch(isa, TransformOutput { frames, w, panel, part, made, from, finish, out });
                     }
                 }
             });
@@ -139,46 +196,74 @@ pub(crate) unsafe fn run(
     })?
 }
 
-/// The 36 products of one panel: `sums [36][task_tiles][32]`.
-///
-/// # Safety
-/// `rows` has `task_tiles` pointers to `channels` floats per point, `weights` is a transformed panel.
-unsafe fn products(
-    kernel: &driver::Kernel,
-    channels: usize,
-    weights: *const u8,
-    rows: &[*const u8],
-    task_tiles: usize,
+/// What one task makes: `tiles` tiles from `first_tile` on in each of `live` frames from `first` on. In memory its tiles lie
+/// frame by frame.
+#[derive(Clone, Copy)]
+struct Part {
+    first_tile: usize,
+    tiles: usize,
+    first: usize,
     live: usize,
-    sums: *mut f32,
-) {
-    for block in driver::blocks(POINTS, channels, kernel.block.min(channels)) {
-        let point = block.taps.start;
-        for row in (0..live).step_by(kernel.tile_rows) {
-            // SAFETY: the pointers stay inside their buffers.
-            unsafe {
-                (kernel.multiply)(&Tile {
-                    rows: rows.as_ptr().add(row),
-                    row_stride: task_tiles,
-                    row_strides: std::ptr::null(),
-                    live: kernel.tile_rows.min(live - row),
-                    panel: weights,
-                    ahead: weights,
-                    tap_bytes: channels * PANEL * size_of::<f32>(),
-                    sums: sums.add((point * task_tiles + row) * PANEL),
-                    accumulate: block.channels.start > 0,
-                    narrow: false,
-                    block: &block,
-                });
+}
+
+impl Part {
+    fn new(plan: &Plan, frames: &Frames, strip: usize, chunk: usize) -> Self {
+        let (first_tile, first) = (strip * plan.task_tiles, chunk * plan.task_frames);
+        let tiles = plan.task_tiles.min(plan.tiles - first_tile);
+        Self { first_tile, tiles, first, live: plan.task_frames.min(frames.out_t - first) }
+    }
+}
+
+/// The 36 products of one panel: `sums [36][made][32]`.
+struct Products<'a> {
+    kernel: &'a driver::Kernel,
+    channels: usize,
+    kt: usize,
+    /// Row pointers per point.
+    read: usize,
+    made: usize,
+    part: Part,
+}
+
+impl Products<'_> {
+    /// # Safety
+    /// `rows` has `read` pointers to `channels` floats per point, `weights` is a transformed panel.
+    unsafe fn run(&self, weights: *const u8, rows: &[*const u8], sums: *mut f32) {
+        let &Self { kernel, channels, kt, read, made, part } = self;
+        let live = part.live * part.tiles;
+        for block in driver::blocks(POINTS * kt, channels, kernel.block.min(channels)) {
+            let (point, dt) = (block.taps.start / kt, block.taps.start % kt);
+            // What an output frame reads at this tap lies so many tiles further on; the kernel counts rows by taps.
+            let rows = rows.as_ptr().wrapping_add(point * read + dt * part.tiles);
+            let rows = rows.wrapping_sub(block.taps.start * read);
+            for row in (0..live).step_by(kernel.tile_rows) {
+                // SAFETY: the pointers stay inside their buffers.
+                unsafe {
+                    (kernel.multiply)(&Tile {
+                        rows: rows.wrapping_add(row),
+                        row_stride: read,
+                        row_strides: std::ptr::null(),
+                        live: kernel.tile_rows.min(live - row),
+                        panel: weights,
+                        ahead: weights,
+                        tap_bytes: channels * PANEL * size_of::<f32>(),
+                        sums: sums.add((point * made + row) * PANEL),
+                        accumulate: dt > 0 || block.channels.start > 0,
+                        narrow: false,
+                        block: &block,
+                    });
+                }
             }
         }
     }
 }
 
-/// `G g Gᵀ` for one panel of weights: `[9][channels][32]` to `[36][channels][32]`.
+/// `G g Gᵀ` for one tap in time of one panel of weights: `[9][channels][32]` to its part of `[36][kt][channels][32]`.
 struct TransformWeights<'a> {
     w: &'a PackedWeights,
     panel: usize,
+    dt: usize,
+    kt: usize,
     to: *mut f32,
 }
 
@@ -187,8 +272,9 @@ impl Kernel for TransformWeights<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let from = self.w.panel(self.panel).cast::<f32>();
         let tap = self.w.channels * PANEL;
+        let from = self.w.panel(self.panel).cast::<f32>().wrapping_add(self.dt * 9 * tap);
+        let to = self.to.wrapping_add(self.dt * tap);
         for i in (0..tap).step_by(S::LANES) {
             // SAFETY: a tap has that many floats, source and destination 9 and 36 of them; 32 is a multiple of the lanes.
             unsafe {
@@ -201,7 +287,7 @@ impl Kernel for TransformWeights<'_> {
                 }
                 for (y, row) in half.into_iter().enumerate() {
                     for (x, value) in weight_points::<S>(row).into_iter().enumerate() {
-                        S::store(self.to.add((y * 6 + x) * tap + i), value);
+                        S::store(to.add((y * 6 + x) * self.kt * tap + i), value);
                     }
                 }
             }
@@ -209,12 +295,11 @@ impl Kernel for TransformWeights<'_> {
     }
 }
 
-/// `Bᵀ d B` for some tiles: `[36][tiles][channels]`.
+/// `Bᵀ d B` for the tiles of all frames that a task reads: `[36][frames][tiles][channels]`.
 struct TransformInput<'a> {
-    image: &'a Image<'a>,
+    frames: &'a Frames,
+    part: Part,
     channels: usize,
-    first: usize,
-    live: usize,
     /// Floats from one of the 36 matrices to the next.
     matrix: usize,
     to: *mut f32,
@@ -226,11 +311,12 @@ impl Kernel for TransformInput<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let whole = self.channels / S::LANES * S::LANES;
-        for tile in 0..self.live {
-            let pixels = self.image.pixels(self.first + tile);
+        let part = self.part;
+        for i in 0..(part.live + self.frames.kt - 1) * part.tiles {
+            let pixels = self.frames.pixels(part.first + i / part.tiles, part.first_tile + i % part.tiles);
             // SAFETY: every pixel has the channels, the destination room for the tile.
             unsafe {
-                let to = self.to.add(tile * self.channels);
+                let to = self.to.add(i * self.channels);
                 for channel in (0..whole).step_by(S::LANES) {
                     self.lanes::<S>(&pixels, channel, to);
                 }
@@ -267,13 +353,12 @@ impl TransformInput<'_> {
 
 /// `Aᵀ m A` for some tiles of one panel, and the epilogue.
 struct TransformOutput<'a> {
-    image: &'a Image<'a>,
+    frames: &'a Frames,
     w: &'a PackedWeights,
     panel: usize,
-    first: usize,
-    live: usize,
-    task_tiles: usize,
-    /// `[36][task_tiles][32]`
+    part: Part,
+    made: usize,
+    /// `[36][made][32]`
     from: *const f32,
     finish: &'a Finish,
     out: Output,
@@ -287,16 +372,16 @@ impl Kernel for TransformOutput<'_> {
         #[repr(align(64))]
         struct Pixels([[f32; PANEL]; SIDE * SIDE]);
         let mut pixels = Pixels([[0.0; PANEL]; SIDE * SIDE]);
-        let &Image { out_h, out_w, .. } = self.image;
-        for tile in 0..self.live {
+        let (&Frames { out_h, out_w, .. }, part) = (self.frames, self.part);
+        for i in 0..part.live * part.tiles {
             // SAFETY: the sums have that many tiles; only rows and columns inside the output are stored.
             unsafe {
                 for column in (0..PANEL).step_by(S::LANES) {
-                    let from = self.from.add(tile * PANEL + column);
+                    let from = self.from.add(i * PANEL + column);
                     let mut half = [[S::splat(0.0); 6]; SIDE];
                     for x in 0..6 {
                         let points: [S::V; 6] =
-                            std::array::from_fn(|y| S::load(from.add((y * 6 + x) * self.task_tiles * PANEL)));
+                            std::array::from_fn(|y| S::load(from.add((y * 6 + x) * self.made * PANEL)));
                         for (half, value) in half.iter_mut().zip(outputs::<S>(points)) {
                             half[x] = value;
                         }
@@ -307,12 +392,13 @@ impl Kernel for TransformOutput<'_> {
                         }
                     }
                 }
-                let (image, oy, ox) = self.image.corner(self.first + tile);
+                let frame = part.first + i / part.tiles;
+                let (oy, ox) = self.frames.corner(part.first_tile + i % part.tiles);
                 for y in 0..SIDE.min(out_h - oy) {
                     let store = Store {
                         w: self.w,
                         panel: self.panel,
-                        first_row: (image * out_h + oy + y) * out_w + ox,
+                        first_row: (frame * out_h + oy + y) * out_w + ox,
                         rows: SIDE.min(out_w - ox),
                         sums: pixels.0[y * SIDE].as_ptr(),
                         scales: None,

@@ -139,6 +139,50 @@ fn shapes_of_the_models() {
     }
 }
 
+/// Large enough for Winograd's algorithm, with edges that are not whole tiles and frames that are not whole tasks.
+#[test]
+fn large_videos() {
+    for (time, t, h, w, kt) in [
+        (TimePadding::Causal, 9, 21, 23, 3),
+        (TimePadding::Symmetric, 5, 33, 18, 3),
+        (TimePadding::None, 11, 17, 22, 3),
+        (TimePadding::Causal, 3, 30, 41, 2),
+        (TimePadding::Causal, 5, 29, 31, 1),
+    ] {
+        verify(&Case {
+            shape: Conv3dShape::new(2, t, h, w, time, 1),
+            c_in: 36,
+            c_out: 40,
+            kernel: [kt, 3, 3],
+            precision: Precision::F32,
+            bias: true,
+            residual: true,
+            activation: Activation::Silu,
+            seed: 9,
+        });
+    }
+}
+
+/// An error that adds up over the layers of a decoder matters more than one output: compare the whole video.
+#[test]
+fn large_videos_are_accurate_relative_to_the_largest_output() {
+    let (t, size, channels) = (5, 28, 256);
+    let shape = Conv3dShape::new(1, t, size, size, TimePadding::Symmetric, 1);
+    let (x, w) = (noise(t * size * size * channels, 1), noise(32 * channels * 27, 2));
+    let packed = PackedConv3d::from_f32(&w, (32, channels), [3; 3], Precision::F32).unwrap();
+    let run = |isa: Isa| {
+        let mut out = vec![0.0; t * size * size * 32];
+        isa.run(|| conv3d(&x, &shape, &packed, &Epilogue::default(), &mut out)).unwrap().unwrap();
+        out
+    };
+    let direct = run(Isa::Scalar);
+    let largest = direct.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+    for isa in isas() {
+        let worst = run(isa).iter().zip(&direct).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
+        assert!(worst <= 1e-5 * largest, "{isa}: off by {worst}, the largest output is {largest}");
+    }
+}
+
 /// A norm on the way is the norm, then the convolution: exactly so in f32, and as far as rounding goes in bf16.
 #[test]
 fn a_norm_on_the_way() {

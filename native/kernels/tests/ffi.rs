@@ -9,10 +9,11 @@ use half::bf16;
 use proptest::prelude::*;
 use sango_kernels::ffi::attention::*;
 use sango_kernels::ffi::conv2d::*;
+use sango_kernels::ffi::conv3d::*;
 use sango_kernels::ffi::gemm::*;
 use sango_kernels::ffi::norm::*;
 use sango_kernels::ffi::*;
-use sango_kernels::{PackedConv2d, PackedWeights, Precision};
+use sango_kernels::{PackedConv2d, PackedConv3d, PackedWeights, Precision};
 use support::{check, noise, reference_gemm};
 
 const NULL_POINTER: i32 = 1;
@@ -142,6 +143,51 @@ fn packing_called_wrongly() {
         sango_weights_free(weights);
         sango_weights_free(null_mut());
         assert_eq!(sango_weights_bytes(null()), 0);
+    }
+}
+
+/// As for images: gaps are skipped and kept, and both types compute the same, directly and with Winograd's algorithm.
+#[test]
+fn convolution_of_videos_with_strides_in_both_types() {
+    let exact = |v: Vec<f32>| -> Vec<f32> { v.into_iter().map(|v| bf16::from_f32(v).to_f32()).collect() };
+    for (t, h, w, c_in, c_out) in [(3, 5, 6, 3, 4), (7, 17, 18, 33, 35)] {
+        let (x, kernel) = (exact(noise(t * h * w * c_in, 1)), exact(noise(c_out * c_in * 27, 2)));
+        let mut packed: *mut PackedConv3d = null_mut();
+        let mut shape =
+            SangoConv3dShape { n: 1, t, h, w, stride: [1; 3], time: 2, pad: [1; 2], x_stride: c_in, out_stride: c_out };
+        // SAFETY: shapes and strides are those of the buffers.
+        unsafe {
+            assert_eq!(sango_conv3d_weights_pack_f32(kernel.as_ptr(), c_out, c_in, 3, 3, 3, 0, &mut packed), 0);
+            let mut plain = vec![0.0f32; t * h * w * c_out];
+            assert_eq!(sango_conv3d_f32(x.as_ptr(), &shape, packed, null(), plain.as_mut_ptr()), 0);
+
+            (shape.x_stride, shape.out_stride) = (c_in + 2, c_out + 1);
+            let wide = spread(&x, c_in, shape.x_stride);
+            let mut out = vec![7.0f32; t * h * w * shape.out_stride];
+            assert_eq!(sango_conv3d_f32(wide.as_ptr(), &shape, packed, null(), out.as_mut_ptr()), 0);
+            let mut narrow = vec![bf16::from_f32(7.0); out.len()];
+            assert_eq!(sango_conv3d_bf16(to_bf16(&wide).as_ptr(), &shape, packed, null(), narrow.as_mut_ptr()), 0);
+            for (i, value) in out.iter().enumerate() {
+                let (pixel, c) = (i / shape.out_stride, i % shape.out_stride);
+                let want = if c < c_out { plain[pixel * c_out + c] } else { 7.0 };
+                assert_eq!(*value, want);
+                assert_eq!(narrow[i], bf16::from_f32(want));
+            }
+            assert_eq!(sango_conv3d_f32(null(), &shape, packed, null(), out.as_mut_ptr()), NULL_POINTER);
+            (shape.x_stride, shape.time) = (0, 2);
+            assert_eq!(sango_conv3d_f32(x.as_ptr(), &shape, packed, null(), out.as_mut_ptr()), INVALID_SHAPE);
+            (shape.x_stride, shape.time) = (c_in, 3);
+            assert_eq!(sango_conv3d_f32(x.as_ptr(), &shape, packed, null(), out.as_mut_ptr()), INVALID_ENUM);
+            (shape.time, shape.n) = (2, usize::MAX);
+            assert_eq!(sango_conv3d_f32(x.as_ptr(), &shape, packed, null(), out.as_mut_ptr()), OVERFLOW);
+            let mut size = [0; 3];
+            let [out_t, out_h, out_w] = size.each_mut().map(|s| s as *mut usize);
+            assert_eq!(sango_conv3d_output(&shape, packed, out_t, out_h, out_w), 0);
+            assert_eq!(size, [t, h, w]);
+            assert_eq!(sango_conv3d_output(&shape, packed, null_mut(), out_h, out_w), NULL_POINTER);
+            sango_conv3d_weights_free(packed);
+            sango_conv3d_weights_free(null_mut());
+        }
     }
 }
 

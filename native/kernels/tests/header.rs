@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use sango_kernels::{Activation, KernelError, Precision};
+use sango_kernels::{Activation, KernelError, Precision, TimePadding};
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -23,7 +23,7 @@ fn header() -> String {
 }
 
 fn rust() -> String {
-    ["mod", "gemm", "conv2d", "attention", "norm"].map(|name| read(&format!("src/ffi/{name}.rs"))).join("\n")
+    ["mod", "gemm", "conv2d", "conv3d", "attention", "norm"].map(|name| read(&format!("src/ffi/{name}.rs"))).join("\n")
 }
 
 fn words(text: &str) -> String {
@@ -84,6 +84,8 @@ fn c_type(rust: &str) -> String {
         "sango_status" => "sango_status",
         "PackedWeights" => "sango_weights",
         "PackedConv2d" => "sango_conv2d_weights",
+        "PackedConv3d" => "sango_conv3d_weights",
+        "SangoConv3dShape" => "sango_conv3d_shape",
         "SangoEpilogue" => "sango_epilogue",
         "SangoConv2dShape" => "sango_conv2d_shape",
         "SangoAttentionShape" => "sango_attention_shape",
@@ -143,6 +145,7 @@ fn structures_match() {
     for (c, name) in [
         ("sango_epilogue", "SangoEpilogue"),
         ("sango_conv2d_shape", "SangoConv2dShape"),
+        ("sango_conv3d_shape", "SangoConv3dShape"),
         ("sango_strides", "SangoStrides"),
         ("sango_attention_shape", "SangoAttentionShape"),
     ] {
@@ -161,6 +164,9 @@ fn codes_match() {
     has("SANGO_OUT_OF_MEMORY", KernelError::OutOfMemory(1).status());
     has("SANGO_INVALID_ENUM", KernelError::InvalidEnum { what: "a", value: 9 }.status());
     has("SANGO_ISA_UNAVAILABLE", "mmx".parse::<sango_kernels::Isa>().unwrap_err().status());
+    has("SANGO_TIME_NONE", TimePadding::None as i32);
+    has("SANGO_TIME_CAUSAL", TimePadding::Causal as i32);
+    has("SANGO_TIME_SYMMETRIC", TimePadding::Symmetric as i32);
     has("SANGO_PRECISION_F32", Precision::F32 as i32);
     has("SANGO_PRECISION_BF16", Precision::Bf16 as i32);
     has("SANGO_PRECISION_INT8", Precision::Int8 as i32);

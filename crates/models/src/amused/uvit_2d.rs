@@ -9,6 +9,7 @@ use super::transformer_block::{BasicTransformerBlock, BlockConditioning};
 use super::uvit_block::{Resample, UVitBlock, UVitBlockConditioning};
 use super::uvit_config::{MICRO_CONDS, UVit2DConfig};
 use crate::config::Config;
+use crate::embeddings::timestep_embedding;
 use crate::error::{ModelError, Result};
 
 /// `UVit2DModel`: token ids and text in, logits over the codebook out.
@@ -177,21 +178,6 @@ impl UVit2DModel {
         let logits = self.logits(&self.hidden_states(input_ids, &conditioning)?)?;
         Ok(logits.reshape(&[batch, height, width, self.config.codebook_size])?)
     }
-}
-
-/// `get_timestep_embedding(values, width, flip_sin_to_cos=True, downscale_freq_shift=0)`: cosines, then sines, then a
-/// zero when `width` is odd, for each value.
-fn timestep_embedding(values: &[f32], width: usize) -> Vec<f32> {
-    let half = width / 2;
-    let frequency = |i: usize| f64::from(-(10_000f64.ln() as f32) * i as f32 / half as f32).exp() as f32;
-    let frequencies: Vec<f32> = (0..half).map(frequency).collect();
-    let mut out = Vec::with_capacity(values.len() * width);
-    for value in values {
-        out.extend(frequencies.iter().map(|f| (value * f).cos()));
-        out.extend(frequencies.iter().map(|f| (value * f).sin()));
-        out.extend((2 * half..width).map(|_| 0.0));
-    }
-    out
 }
 
 struct UVit2DConvEmbed {

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod conv2d;
+pub mod conv3d;
 pub mod gemm;
 pub mod norm;
 

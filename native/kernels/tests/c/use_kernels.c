@@ -88,6 +88,32 @@ static void convolution(void) {
   sango_conv2d_weights_free(weights);
 }
 
+static void convolution_of_a_video(void) {
+  /* Sums of two neighbouring frames, the first of which is repeated. */
+  const float x[] = {1, 2, 3, 4, 5, 6}, w[] = {1, 1}, want[] = {2, 4, 4, 6, 8, 10};
+  float out[6];
+  size_t t = 0, h = 0, width = 0;
+  sango_conv3d_weights *weights = NULL;
+  sango_conv3d_shape shape = {1, 3, 1, 2, {1, 1, 1}, SANGO_TIME_CAUSAL, {0, 0}, 1, 1};
+  EXPECT(sango_conv3d_weights_pack_f32(w, 1, 1, 2, 1, 1, SANGO_PRECISION_F32, &weights) == SANGO_OK);
+  EXPECT(sango_conv3d_output(&shape, weights, &t, &h, &width) == SANGO_OK && t == 3 && h == 1 && width == 2);
+  EXPECT(sango_conv3d_f32(x, &shape, weights, NULL, out) == SANGO_OK);
+  for (int i = 0; i < 6; i++) EXPECT(out[i] == want[i]);
+
+  sango_bf16 narrow[6], result[6];
+  for (int i = 0; i < 6; i++) narrow[i] = to_bf16(x[i]);
+  EXPECT(sango_conv3d_bf16(narrow, &shape, weights, NULL, result) == SANGO_OK);
+  for (int i = 0; i < 6; i++) EXPECT(from_bf16(result[i]) == want[i]);
+
+  shape.time = 9;
+  EXPECT(sango_conv3d_f32(x, &shape, weights, NULL, out) == SANGO_INVALID_ENUM);
+  shape.time = SANGO_TIME_CAUSAL;
+  shape.x_stride = 0;
+  EXPECT(sango_conv3d_f32(x, &shape, weights, NULL, out) == SANGO_INVALID_SHAPE);
+  EXPECT(sango_conv3d_f32(x, NULL, weights, NULL, out) == SANGO_NULL_POINTER);
+  sango_conv3d_weights_free(weights);
+}
+
 static void attention_and_norms(void) {
   const float q[] = {0, 0}, k[] = {1, 2, 3, 4}, v[] = {1, 10, 3, 30};
   float out[4];
@@ -115,6 +141,7 @@ int main(void) {
   EXPECT(strcmp(sango_status_name(SANGO_OVERFLOW), "size overflow") == 0);
   gemm();
   convolution();
+  convolution_of_a_video();
   attention_and_norms();
   if (failures == 0) printf("ok %s\n", sango_isa());
   return failures != 0;
