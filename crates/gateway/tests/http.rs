@@ -169,7 +169,8 @@ async fn questions_bring_files_of_any_size_and_ask_about_them_again() {
 async fn a_pipeline_hands_out_what_each_stage_made() {
     let server = TestServer::start().await;
     let picture = sango_media::encode_png(&sango_media::RgbImage::new(4, 2), &[]).unwrap();
-    let job = json!({"kind": "pipeline", "question": "a red star moves up over a blue background", "options": {"seed": 1}});
+    let job =
+        json!({"kind": "pipeline", "question": "a red star moves up over a blue background", "options": {"seed": 1}});
     let (content_type, body) = form(&[("job", job.to_string().as_bytes()), ("media", &picture)]);
     let answer = server.send("POST", "/v1/jobs", &[("content-type", &content_type)], &body).await;
     assert_eq!(answer.status, 202, "{}", answer.json());
@@ -182,12 +183,12 @@ async fn a_pipeline_hands_out_what_each_stage_made() {
         let view = &done["stages"][n]["result"];
         assert_eq!(view["url"], format!("{result}?stage={stage}"));
         let file = server.get(view["url"].as_str().unwrap()).await;
-        assert_eq!((file.status, file.header("content-type")), (200, kind));
-        let disposition = file.header("content-disposition").to_owned();
+        assert_eq!((file.status, file.headers["content-type"].as_str()), (200, kind));
+        let disposition = file.headers["content-disposition"].clone();
         assert!(disposition.contains(&format!("sango-{id}-{stage}.")), "{disposition}");
     }
     let (whole, last) = (server.get(&result).await, server.get(&format!("{result}?stage=video")).await);
-    assert_eq!((whole.header("content-type"), &whole.body), ("video/mp4", &last.body));
+    assert_eq!((whole.headers["content-type"].as_str(), &whole.body), ("video/mp4", &last.body));
     let part = server.send("GET", &format!("{result}?stage=video"), &[("range", "bytes=0-3")], b"").await;
     assert_eq!((part.status, &part.body[..]), (206, &b"film"[..]));
     for nothing in ["pipeline", "", "x"] {
