@@ -62,7 +62,14 @@ export class History {
     if (shown && sameLook(shown.job, job)) {
       showProgress(element, job);
     } else {
-      element.replaceChildren(this.#link(job));
+      const link = this.#link(job);
+      const [old, fresh] = [element.querySelector("video"), link.querySelector("video")];
+      // A clip that is there already is not fetched, and blank, once more.
+      if (old && fresh && old.dataset["src"] === fresh.dataset["src"]) {
+        this.#sight.unobserve(fresh);
+        fresh.replaceWith(old);
+      }
+      element.replaceChildren(link);
     }
     this.#shown.set(job.id, { element, job });
     return element;
