@@ -124,6 +124,8 @@ impl LatentData {
         let std = latents.std_dim(axes, true, false);
         // A channel that says nothing must not be blown up.
         let std = std.maximum(&(std.max() * 0.05));
+        // They are exported as bf16.
+        let [mean, std] = [mean, std].map(|tensor| tensor.to_kind(Kind::BFloat16).to_kind(Kind::Float));
         vae.set_statistics(&mean, &std);
         let shape = [1, channels, 1, 1, 1];
         let latents = pack(&((latents - mean.view(shape)) / std.view(shape))).to_kind(Kind::BFloat16);
