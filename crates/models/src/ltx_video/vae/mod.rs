@@ -11,14 +11,17 @@ mod decoder;
 mod distribution;
 mod encoder;
 mod layout;
+mod memory;
 mod noise;
+mod plan;
 mod resampling;
 mod resnet;
 mod tiling;
 mod time_embedding;
 
-pub use autoencoder::{AutoencoderKLLTXVideo, DecodeOptions};
+pub use autoencoder::{AutoencoderKLLTXVideo, DecodeOptions, Progress};
 pub use configuration::AutoencoderKLLTXVideoConfig;
 pub use distribution::DiagonalGaussian;
 pub use noise::InjectedNoise;
+pub use plan::TilePlan;
 pub use tiling::{TileParameters, Tiling};
