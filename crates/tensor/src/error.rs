@@ -120,6 +120,18 @@ pub enum TensorError {
         /// Element type in the file, in the words of safetensors.
         found: String,
     },
+    /// Two tensors of a checkpoint are the same tensor of a model.
+    #[error("{}: both `{first}` and `{second}` are `{name}`", path.display())]
+    Renamed {
+        /// The file (or index).
+        path: PathBuf,
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
+        /// What both would be called.
+        name: String,
+    },
     /// Tensors are left over that the model did not ask for.
     #[error("{}: {count} tensors are not part of this model, the first is `{first}`", path.display())]
     UnusedTensors {

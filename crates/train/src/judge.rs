@@ -68,6 +68,18 @@ pub fn tally(prompts: &[Prompt], pictures: &[Vec<u8>], size: usize) -> Tally {
     tally
 }
 
+/// As [`tally`], for clips: each a list of `size × size` RGB frames. Shape and colour are counted together, too.
+pub fn tally_clips(prompts: &[Prompt], clips: &[Vec<Vec<u8>>], size: usize) -> Tally {
+    let mut tally = Tally::default();
+    for (prompt, frames) in prompts.iter().zip(clips) {
+        let reading = oracle::read_clip(frames, size, size).unwrap_or_default();
+        let verdict = oracle::judge(*prompt, &reading);
+        let both = verdict.shape.zip(verdict.colour).map(|(shape, colour)| ("shape and colour", shape && colour));
+        tally.add(verdict.named().chain(both));
+    }
+    tally
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod clip;
 pub mod data;
 pub mod judge;
+pub mod ltx_video;
 pub mod nn;
 pub mod optim;
 pub mod report;

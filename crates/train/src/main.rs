@@ -25,6 +25,9 @@ enum Model {
     /// aMUSEd: text to image.
     #[command(subcommand)]
     Amused(Stage),
+    /// LTX-Video: text to video.
+    #[command(subcommand)]
+    LtxVideo(commands::ltx_video::Stage),
     /// SmolVLM2: video and questions to text.
     #[command(subcommand)]
     Smolvlm2(commands::smolvlm2::Stage),
@@ -117,6 +120,7 @@ struct Everything {
 fn main() -> Result<()> {
     match Cli::parse().model {
         Model::Amused(stage) => amused(stage),
+        Model::LtxVideo(stage) => commands::ltx_video::run(stage),
         Model::Smolvlm2(stage) => commands::smolvlm2::run(stage),
     }
 }

@@ -211,6 +211,13 @@ impl Optimizer {
         out
     }
 
+    /// Lets `f` change the weights in place, all of them; the moving average starts anew.
+    pub fn edit(&mut self, f: impl FnOnce()) {
+        f();
+        tch::no_grad(|| self.master.copy_(&self.working));
+        self.reset_average();
+    }
+
     /// Sets the moving average to the present weights.
     pub fn reset_average(&mut self) {
         tch::no_grad(|| self.average.copy_(&self.master));

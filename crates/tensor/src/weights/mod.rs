@@ -3,6 +3,7 @@
 mod file;
 mod index;
 mod patch;
+mod rename;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,10 +44,31 @@ pub struct Weights {
 struct Source {
     /// What messages call this checkpoint: the file or the index.
     path: PathBuf,
-    files: Vec<WeightFile>,
-    /// Tensor name → position in `files`.
-    names: BTreeMap<String, usize>,
+    files: Arc<Vec<WeightFile>>,
+    names: BTreeMap<String, Place>,
     used: Mutex<BTreeSet<String>>,
+}
+
+/// Where the tensor of a name is.
+#[derive(Clone)]
+struct Place {
+    /// Position in `files`.
+    file: usize,
+    /// What the file calls it, where that is another name.
+    key: Option<String>,
+}
+
+impl Source {
+    /// The tensor `name` in place.
+    fn view(&self, name: &str) -> Option<WeightView<'_>> {
+        let (name, place) = self.names.get_key_value(name)?;
+        self.files[place.file].view(place.key.as_ref().unwrap_or(name))
+    }
+
+    /// What the file calls the tensor `name`.
+    fn key_in_file<'a>(&'a self, name: &'a str) -> &'a str {
+        self.names.get(name).and_then(|place| place.key.as_deref()).unwrap_or(name)
+    }
 }
 
 impl Weights {
@@ -99,7 +121,8 @@ impl Weights {
     }
 
     fn new(path: PathBuf, files: Vec<WeightFile>, names: BTreeMap<String, usize>) -> Self {
-        let source = Source { path, files, names, used: Mutex::default() };
+        let names = names.into_iter().map(|(name, file)| (name, Place { file, key: None })).collect();
+        let source = Source { path, files: Arc::new(files), names, used: Mutex::default() };
         Self {
             source: Arc::new(source),
             prefix: String::new(),
@@ -155,6 +178,15 @@ impl Weights {
         Ok(self.view(name)?.shape().to_vec())
     }
 
+    /// The element type in which the file stores the tensor `name`, in the words of safetensors (`F32`, `BF16`,
+    /// `F8_E4M3`).
+    ///
+    /// # Errors
+    /// [`TensorError::MissingTensor`].
+    pub fn stored_dtype(&self, name: &str) -> Result<String> {
+        Ok(self.view(name)?.stored_dtype())
+    }
+
     /// The tensor `name` in the type it is stored in, which must have this shape. (Whole numbers of any width become
     /// `I64`, booleans `U8`.)
     ///
@@ -189,8 +221,7 @@ impl Weights {
 
     fn view(&self, name: &str) -> Result<WeightView<'_>> {
         let key = self.key(name);
-        let found = self.source.names.get_key_value(&key);
-        let Some(view) = found.and_then(|(key, &file)| self.source.files[file].view(key)) else {
+        let Some(view) = self.source.view(&key) else {
             return Err(self.missing(key));
         };
         let view = view.patched(self.patches.get(&key));
@@ -233,17 +264,15 @@ impl Weights {
             Some(first) => Err(TensorError::UnusedTensors {
                 path: self.source.path.clone(),
                 count: unused.len(),
-                first: first.clone(),
+                first: self.source.key_in_file(first).to_owned(),
             }),
         }
     }
 
     /// Number of parameters in the whole checkpoint (elements of all tensors).
     pub fn parameter_count(&self) -> usize {
-        let count = |(name, &file): (&String, &usize)| {
-            self.source.files[file].view(name).map_or(0, |v| v.shape().iter().product())
-        };
-        self.source.names.iter().map(count).sum()
+        let count = |name| self.source.view(name).map_or(0, |view| view.shape().iter().product());
+        self.source.names.keys().map(|name| count(name)).sum()
     }
 
     /// The free-form `__metadata__` entry `key`, where a file has one.

@@ -64,8 +64,7 @@ impl Weights {
     /// that does not fit the tensor.
     pub fn with_patches(&self, patches: BTreeMap<String, Patch>) -> Result<Self> {
         for (name, patch) in &patches {
-            let found = self.source.names.get(name).and_then(|&file| self.source.files[file].view(name));
-            let Some(view) = found else { return Err(self.missing(name.clone())) };
+            let Some(view) = self.source.view(name) else { return Err(self.missing(name.clone())) };
             if let Some(detail) = patch.misfit(view.shape()) {
                 return Err(TensorError::shape("patch", format!("`{name}` has shape {:?}: {detail}", view.shape())));
             }

@@ -65,6 +65,11 @@ impl<'a> WeightView<'a> {
         &self.info.shape
     }
 
+    /// The element type in the words of safetensors.
+    pub(super) fn stored_dtype(&self) -> String {
+        format!("{:?}", self.info.dtype)
+    }
+
     /// The elements in the type they are stored in.
     pub(super) fn to_tensor(&self) -> Result<Tensor> {
         if self.patch.is_some() {

@@ -1,0 +1,104 @@
+//! The model card: what made the model and how well it does, from the run's own logs.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::export::ExportOptions;
+use crate::amused::export::read_json;
+
+/// The text of `README.md` for the run in `dir`.
+///
+/// # Errors
+/// When the scores or a log are missing.
+pub fn write(dir: &Path, options: &ExportOptions, seed: u64) -> Result<String> {
+    let evaluation: Value = read_json(&dir.join("evaluation.json"))?;
+    let mut text =
+        HEAD.replace("GUIDANCE", &options.guidance_scale.to_string()).replace("STEPS", &options.steps.to_string());
+    text.push_str(&format!(
+        "## Scores\n\nThe oracle of `sango-shapes` reads the decoded clips; seed {}.\n\n",
+        evaluation["seed"]
+    ));
+    text.push_str(
+        "| | steps | guidance | clips | shape and colour | motion | shape | colour | size | background | all |\n",
+    );
+    text.push_str("|---|---|---|---|---|---|---|---|---|---|---|\n");
+    for line in evaluation["scores"].as_array().into_iter().flatten() {
+        let given = |name: &str| line[name].as_f64().map_or(String::new(), |value| value.to_string());
+        text.push_str(&format!(
+            "| {} | {} | {} | {} |",
+            line["what"].as_str().unwrap_or(""),
+            given("steps"),
+            given("guidance_scale"),
+            line["clips"]
+        ));
+        for name in ["shape and colour", "motion", "shape", "colour", "size", "background", "all"] {
+            text.push_str(&format!(" {:.1} % |", 100.0 * line[name].as_f64().unwrap_or(0.0)));
+        }
+        text.push('\n');
+    }
+    text.push_str(&format!("\n## How it was made\n\nSeed {seed}.\n\n"));
+    text.push_str("| stage | options | steps | time |\n|---|---|---|---|\n");
+    for stage in ["vae", "text", "transformer"] {
+        let (steps, seconds) = spent(dir, stage)?;
+        let options: Value = read_json(&dir.join(format!("{stage}.options.json")))?;
+        let shown: Vec<String> = options
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, value)| **value != Value::Bool(false))
+            .map(|(name, value)| match value {
+                Value::Bool(_) => format!("`--{}`", name.replace('_', "-")),
+                _ => format!("`--{} {value}`", name.replace('_', "-")),
+            })
+            .collect();
+        text.push_str(&format!("| {stage} | {} | {steps} | {:.0} min |\n", shown.join(" "), seconds / 60.0));
+    }
+    text.push_str(TAIL);
+    Ok(text)
+}
+
+/// Steps and seconds of a stage, from the last line of its log.
+fn spent(dir: &Path, stage: &str) -> Result<(u64, f64)> {
+    let path = dir.join(format!("{stage}.jsonl"));
+    let log = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let last = log.lines().last().and_then(|line| serde_json::from_str::<Value>(line).ok());
+    let value = |name: &str| last.as_ref().and_then(|v| v[name].as_f64()).unwrap_or(0.0);
+    Ok((value("step") as u64, value("seconds")))
+}
+
+const HEAD: &str = "---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-video
+---
+
+# LTX-Video on shapes
+
+A tiny LTX-Video (`LTXPipeline`), trained by this repository's own Rust code on clips that `sango-shapes` draws: one
+coloured shape that moves, turns, grows or shrinks over a plain background; 64×64 pixels, 17 frames at 8 frames per second.
+
+```bash
+sango video --prompt \"a small green star moves left over a white background\" -o star.mp4
+```
+
+```python
+from diffusers import LTXPipeline
+pipe = LTXPipeline.from_pretrained(\"models/shapes/ltx_video\")
+pipe(\"a small green star moves left over a white background\", width=64, height=64, num_frames=17, frame_rate=8,
+     num_inference_steps=STEPS, guidance_scale=GUIDANCE).frames[0]
+```
+
+It knows circle, square, triangle, star, cross and ring; red, green, blue, yellow, purple and cyan; small and large; white,
+black, gray and blue backgrounds; and what moves left, right, up or down, spins, grows or shrinks. Any other word is spelled
+in letters that mean nothing to it. One training step in seven had the first frame given, so `LTXImageToVideoPipeline` works
+with pictures of this world.
+
+";
+
+const TAIL: &str = "
+VAE, text encoder and transformer are trained in this order by `sango-train ltx-video vae|text|transformer`, or all by
+`sango-train ltx-video all`; see `docs/training.md`. One combination of shape, colour, size and background in five is never
+trained on: those are the held-out prompts.
+";
