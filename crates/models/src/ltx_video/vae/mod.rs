@@ -17,7 +17,7 @@ mod resnet;
 mod tiling;
 mod time_embedding;
 
-pub use autoencoder::{AutoencoderKLLTXVideo, DecodeOptions};
+pub use autoencoder::{AutoencoderKLLTXVideo, DecodeOptions, Progress};
 pub use configuration::AutoencoderKLLTXVideoConfig;
 pub use distribution::DiagonalGaussian;
 pub use noise::InjectedNoise;
