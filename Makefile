@@ -5,7 +5,7 @@ CARGO ?= cargo
 export PATH := $(CURDIR)/.cache/node/node_modules/node/bin:$(PATH)
 
 .PHONY: demo build web test lint test-rust test-web test-browser test-protocol test-engine test-phoenix test-train \
-        bench bench-kernels bench-elixir parity-real train-amused train-smolvlm2
+        bench bench-kernels bench-elixir parity-real train-amused train-smolvlm2 train-ltx-video
 
 demo: build ## build Sango and open the studio page
 	target/release/sango serve --open
@@ -74,3 +74,7 @@ train-amused: ## train the shipped text-to-image model from nothing (hours)
 train-smolvlm2: ## train the shipped video model from nothing (about an hour and a half)
 	@scripts/setup train
 	LIBTORCH=$$(scripts/libtorch) $(CARGO) run --release -p sango-train -- smolvlm2 all --minutes 60 --out models/shapes/smolvlm2
+
+train-ltx-video: ## train the shipped text-to-video model from nothing (two hours and a half)
+	@scripts/setup train
+	LIBTORCH=$$(scripts/libtorch) $(CARGO) run --release -p sango-train -- ltx-video all --out models/shapes/ltx_video

@@ -48,6 +48,24 @@ fn noisy_clips_are_read_right() {
 }
 
 #[test]
+fn blurred_clips_are_read_right() {
+    // Every pixel becomes the mean of the 3×3 around it, as after a weak decoder.
+    let blur = |rgb: &mut [u8], _| {
+        let sharp = rgb.to_vec();
+        for (i, value) in rgb.iter_mut().enumerate() {
+            let (row, column, channel) = (i / 3 / SIDE, i / 3 % SIDE, i % 3);
+            let near = |at: usize| at.saturating_sub(1)..=(at + 1).min(SIDE - 1);
+            let around: Vec<u32> = near(row)
+                .flat_map(|y| near(column).map(move |x| (y * SIDE + x) * 3 + channel))
+                .map(|at| u32::from(sharp[at]))
+                .collect();
+            *value = (around.iter().sum::<u32>() / around.len() as u32) as u8;
+        }
+    };
+    assert!(share_right(138, 9, blur) >= 0.98);
+}
+
+#[test]
 fn a_still_or_shuffled_clip_has_no_motion() {
     let mut rng = rng(2);
     for i in 0..60 {

@@ -13,8 +13,9 @@ use crate::error::{ModelError, Result};
 /// Pipeline classes whose folders can be opened.
 pub const PIPELINES: [&str; 3] = ["LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"];
 
-/// The steps that distilled models from 0.9.7 on were distilled for.
-const DISTILLED_TIMESTEPS: [f64; 7] = [1.0, 0.9937, 0.9875, 0.9812, 0.975, 0.9094, 0.725];
+/// The steps that distilled models were distilled for. From 0.9.7 on, the last belongs to the second pass, at twice the size.
+const DISTILLED_TIMESTEPS: [f64; 8] = [1.0, 0.9937, 0.9875, 0.9812, 0.975, 0.9094, 0.725, 0.4219];
+const FIRST_PASS: usize = 7;
 
 /// An LTX-Video checkpoint in either form. Configurations and names are those of diffusers whatever the form.
 ///
@@ -213,22 +214,25 @@ impl LtxCheckpoint {
         }
     }
 
-    /// The times (1 to 0, the last one left out) that a distilled model was distilled for; nothing for others, and for those
-    /// of 0.9.6, which take 8 steps of their [`Self::sampler`].
+    /// The times (from 1 down, the final 0 left out) that a distilled model was distilled for; nothing for other models.
     pub fn default_timesteps(&self) -> Option<Vec<f64>> {
-        let generation = &self.generation;
-        let early = generation.release.as_deref() == Some("0.9.6");
-        if !generation.distilled || early {
+        let LtxGeneration { release, distilled, .. } = &self.generation;
+        if !distilled {
             return None;
         }
         let allowed = match &self.form {
             Form::SingleFile(file) => file.steps.as_deref(),
             Form::Folder { .. } => None,
         };
-        let Some(allowed) = allowed else { return Some(DISTILLED_TIMESTEPS.to_vec()) };
-        let known = DISTILLED_TIMESTEPS.iter().all(|step| allowed.iter().any(|other| (step - other).abs() < 1e-6));
+        let published = |steps: &[f64]| {
+            DISTILLED_TIMESTEPS.iter().all(|step| steps.iter().any(|other| (step - other).abs() < 1e-3))
+        };
         // Steps that are none of the published ones are all of the model's.
-        Some(if known { DISTILLED_TIMESTEPS.to_vec() } else { allowed.to_vec() })
+        if let Some(steps) = allowed.filter(|steps| !published(steps)) {
+            return Some(steps.to_vec());
+        }
+        let passes = if release.as_deref() == Some("0.9.6") { DISTILLED_TIMESTEPS.len() } else { FIRST_PASS };
+        Some(DISTILLED_TIMESTEPS[..passes].to_vec())
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
+use sango_train::ltx_video::decoder_train::{self as decoder, DecoderOptions};
 use sango_train::ltx_video::evaluate::{EvaluateOptions, evaluate};
 use sango_train::ltx_video::export::{ExportOptions, export};
 use sango_train::ltx_video::text::train::{self as text, TextOptions};
@@ -46,6 +47,13 @@ pub enum Stage {
         #[command(flatten)]
         options: TransformerOptions,
     },
+    /// Trains the VAE's decoder alone (after `vae`; may run beside `transformer`).
+    Decoder {
+        #[command(flatten)]
+        run: Run,
+        #[command(flatten)]
+        options: DecoderOptions,
+    },
     /// Writes the model as a Hugging Face folder.
     Export {
         #[command(flatten)]
@@ -84,6 +92,8 @@ pub struct Everything {
     #[command(flatten)]
     transformer: TransformerOptions,
     #[command(flatten)]
+    decoder: DecoderOptions,
+    #[command(flatten)]
     export: ExportOptions,
     #[command(flatten)]
     evaluate: EvaluateOptions,
@@ -98,6 +108,7 @@ pub fn run(stage: Stage) -> Result<()> {
         Stage::Vae { run, options } => vae_train::train(&options, run.seed, &start(run).dir).map(drop),
         Stage::Text { run, options } => text::train(&options, run.seed, &start(run).dir),
         Stage::Transformer { run, options } => transformer::train(&options, run.seed, &start(run).dir),
+        Stage::Decoder { run, options } => decoder::train(&options, run.seed, &start(run).dir),
         Stage::Export { run, options, out } => export(&options, &run.dir, &out, run.seed),
         Stage::Evaluate { run, options, model } => {
             let run = start(run);
@@ -116,6 +127,7 @@ fn everything(all: &Everything) -> Result<()> {
     );
     text::train(&all.text, run.seed, &run.dir)?;
     transformer::train(&all.transformer, run.seed, &run.dir)?;
+    decoder::train(&all.decoder, run.seed, &run.dir)?;
     export(&all.export, &run.dir, &all.out, run.seed)?;
     // Once more, with the scores in the card.
     evaluate(&all.evaluate, run.seed, &all.out, &run.dir)?;

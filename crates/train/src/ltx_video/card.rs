@@ -40,7 +40,10 @@ pub fn write(dir: &Path, options: &ExportOptions, seed: u64) -> Result<String> {
     }
     text.push_str(&format!("\n## How it was made\n\nSeed {seed}.\n\n"));
     text.push_str("| stage | options | steps | time |\n|---|---|---|---|\n");
-    for stage in ["vae", "text", "transformer"] {
+    for stage in ["vae", "decoder", "text", "transformer"] {
+        if stage == "decoder" && !dir.join("decoder.jsonl").exists() {
+            continue;
+        }
         let (steps, seconds) = spent(dir, stage)?;
         let options: Value = read_json(&dir.join(format!("{stage}.options.json")))?;
         let shown: Vec<String> = options
@@ -98,7 +101,7 @@ with pictures of this world.
 ";
 
 const TAIL: &str = "
-VAE, text encoder and transformer are trained in this order by `sango-train ltx-video vae|text|transformer`, or all by
-`sango-train ltx-video all`; see `docs/training.md`. One combination of shape, colour, size and background in five is never
+VAE, text encoder and transformer are trained in this order by `sango-train ltx-video vae|text|transformer`, the decoder goes
+on alone beside the transformer (`decoder`), and `sango-train ltx-video all` does it all; see `docs/training.md`. One combination of shape, colour, size and background in five is never
 trained on: those are the held-out prompts.
 ";

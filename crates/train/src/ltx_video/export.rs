@@ -62,12 +62,13 @@ pub fn export(options: &ExportOptions, dir: &Path, out: &Path, seed: u64) -> Res
     tokenizer.save(&out.join("tokenizer"))?;
 
     let mut weights = checkpoint::load(&dir.join("vae.safetensors"))?;
-    weights.values_mut().for_each(|tensor| *tensor = tensor.to_kind(Kind::BFloat16));
     let mut trained = checkpoint::load(&dir.join(WEIGHTS))?;
     for name in ["latents_mean", "latents_std"] {
         let statistics = trained.remove(name).with_context(|| format!("{WEIGHTS} lacks {name}"))?;
         weights.insert(name.to_owned(), statistics);
     }
+    // All of one type: `diffusers` does not convert the weights of a file that mixes them.
+    weights.values_mut().for_each(|tensor| *tensor = tensor.to_kind(Kind::BFloat16));
     checkpoint::save_weights(&out.join("vae").join(DIFFUSION), &weights)?;
     trained.values_mut().for_each(|tensor| *tensor = tensor.to_kind(Kind::BFloat16));
     checkpoint::save_weights(&out.join("transformer").join(DIFFUSION), &trained)?;

@@ -2,6 +2,7 @@
 
 mod card;
 pub mod clips;
+pub mod decoder_train;
 pub mod evaluate;
 pub mod export;
 pub mod latents;

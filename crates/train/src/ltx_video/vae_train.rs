@@ -126,28 +126,8 @@ impl VaeTrainer {
     /// What the oracle reads in held-out clips that were encoded and decoded by the averaged weights, frame by frame
     /// (`frames` 1) or whole; their peak signal-to-noise ratio in dB; and the frames.
     pub fn evaluate(&mut self, clips: usize, frames: usize) -> VaeScore {
-        let batch = ClipBatch::held_out(mix(self.seed, 83), clips);
         let (model, kind) = (&self.model, self.options.kind());
-        let decoded = self.optimizer.with_average(|| {
-            tch::no_grad(|| {
-                let parts: Vec<Tensor> = batch
-                    .pixels
-                    .split(8, 0)
-                    .iter()
-                    .map(|part| {
-                        let (size, part) = (part.size(), part.to_kind(kind));
-                        if frames > 1 {
-                            return model.decode(&model.encode(&part).mean.to_kind(kind));
-                        }
-                        let pictures = part.transpose(1, 2).reshape([-1, size[1], 1, size[3], size[4]]);
-                        let decoded = model.decode(&model.encode(&pictures).mean.to_kind(kind));
-                        decoded.view([size[0], size[2], size[1], size[3], size[4]]).transpose(1, 2)
-                    })
-                    .collect();
-                Tensor::cat(&parts, 0).clamp(-1.0, 1.0)
-            })
-        });
-        score(&batch, &decoded)
+        self.optimizer.with_average(|| reconstruct(model, kind, mix(self.seed, 83), clips, frames))
     }
 
     /// Writes everything the next step depends on.
@@ -185,8 +165,33 @@ impl VaeOptions {
     }
 }
 
+/// Encodes and decodes held-out clips, frame by frame (`frames` 1) or whole, and compares.
+pub(super) fn reconstruct(
+    model: &AutoencoderKLLTXVideo,
+    kind: Kind,
+    seed: u64,
+    clips: usize,
+    frames: usize,
+) -> VaeScore {
+    let batch = ClipBatch::held_out(seed, clips);
+    let decode = |part: &Tensor| {
+        let (size, part) = (part.size(), part.to_kind(kind));
+        if frames > 1 {
+            return model.decode(&model.encode(&part).mean.to_kind(kind));
+        }
+        let pictures = part.transpose(1, 2).reshape([-1, size[1], 1, size[3], size[4]]);
+        let decoded = model.decode(&model.encode(&pictures).mean.to_kind(kind));
+        decoded.view([size[0], size[2], size[1], size[3], size[4]]).transpose(1, 2)
+    };
+    let decoded = tch::no_grad(|| {
+        let parts: Vec<Tensor> = batch.pixels.split(8, 0).iter().map(decode).collect();
+        Tensor::cat(&parts, 0).clamp(-1.0, 1.0)
+    });
+    score(&batch, &decoded)
+}
+
 /// L1 + 2·L2 with pixels in and around the object weighted up, the more the less it stands out. On a scale of 0..1.
-fn reconstruction_loss(decoded: &Tensor, batch: &ClipBatch) -> Tensor {
+pub(super) fn reconstruction_loss(decoded: &Tensor, batch: &ClipBatch) -> Tensor {
     let near = batch.coverage.squeeze_dim(1).max_pool2d([5, 5], [1, 1], [2, 2], [1, 1], false).unsqueeze(1);
     let gain: Vec<f32> = batch
         .clips
@@ -287,7 +292,7 @@ pub fn train(options: &VaeOptions, seed: u64, dir: &Path) -> Result<Tally> {
     Ok(score.right)
 }
 
-fn log_score(report: &mut Report, step: u64, score: &VaeScore, dir: &Path) -> Result<()> {
+pub(super) fn log_score(report: &mut Report, step: u64, score: &VaeScore, dir: &Path) -> Result<()> {
     let mut values = score.right.shares();
     values.push(("psnr", score.psnr));
     report.log(step, &values)?;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sango_tensor::{Tensor, Weights, release_buffers};
+use sango_tensor::{DType, Tensor, Weights, release_buffers};
 
 use super::AutoencoderKLLTXVideoConfig;
 use super::blend::{Part, Shared, run_tiles};
@@ -111,6 +111,15 @@ impl AutoencoderKLLTXVideo {
         self.config.timestep_conditioning
     }
 
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether activations between convolutions are in half precision.
+    pub(super) fn narrow(&self) -> bool {
+        self.weights.compute_dtype() == DType::BF16
+    }
+
     /// Loads the encoder now rather than with the first video.
     ///
     /// # Errors
@@ -136,13 +145,16 @@ impl AutoencoderKLLTXVideo {
     /// [`ModelError::Request`] for a video that is empty, does not divide or holds values that are not finite,
     /// [`ModelError::Memory`] when no tiles fit the budget, [`ModelError::Cancelled`] when `progress` breaks.
     pub fn encode(&self, video: &Tensor, tiling: &Tiling, progress: &mut Progress<'_>) -> Result<DiagonalGaussian> {
-        let [_, frames, height, width] = self.check("video", video, self.config.in_channels)?;
+        let [batch, frames, height, width] = self.check("video", video, self.config.in_channels)?;
         let encoder = self.encoder()?;
         let size = [frames, height, width];
         let tiles = match tiling {
             Tiling::Never => Tiles::NONE,
             Tiling::Diffusers(parameters) => parameters.encoding(&self.config, size)?,
-            Tiling::Budget(_) => Tiles::NONE,
+            Tiling::Budget(bytes) => match self.plan_encoding(batch, size, *bytes)?.tiling {
+                Tiling::Diffusers(parameters) => parameters.encoding(&self.config, size)?,
+                _ => Tiles::NONE,
+            },
         };
         let (space, time) = (self.spatial_compression_ratio(), self.temporal_compression_ratio());
         let out = [(frames - 1) / time + 1, height / space, width / space];
@@ -167,7 +179,7 @@ impl AutoencoderKLLTXVideo {
         options: &DecodeOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Tensor> {
-        let [_, frames, height, width] = self.check("latents", latents, self.config.latent_channels)?;
+        let [batch, frames, height, width] = self.check("latents", latents, self.config.latent_channels)?;
         let timestep = match timestep {
             Some(timestep) if self.timestep_conditioning() && !timestep.is_finite() => {
                 return Err(ModelError::request("decode_timestep", format!("is {timestep}; it must be a number")));
@@ -181,7 +193,10 @@ impl AutoencoderKLLTXVideo {
         let tiles = match &options.tiling {
             Tiling::Never => Tiles::NONE,
             Tiling::Diffusers(parameters) => parameters.decoding(&self.config, size)?,
-            Tiling::Budget(_) => Tiles::NONE,
+            Tiling::Budget(bytes) => match self.plan_decoding(batch, size, *bytes)?.tiling {
+                Tiling::Diffusers(parameters) => parameters.decoding(&self.config, size)?,
+                _ => Tiles::NONE,
+            },
         };
         let (space, time) = (self.spatial_compression_ratio(), self.temporal_compression_ratio());
         let out = [(frames - 1) * time + 1, height * space, width * space];
@@ -231,7 +246,12 @@ fn in_parts(
         for (dim, (start, end)) in part.into_iter().enumerate() {
             cut = cut.narrow(dim as isize + 2, start, end - start)?;
         }
-        let output = model(&cut, &mut || tell(done))?;
+        let mut pause = || {
+            // Blocks work in different sizes, so that what one kept for itself is of no use to the next.
+            release_buffers();
+            tell(done)
+        };
+        let output = model(&cut, &mut pause)?;
         done += 1;
         tell(done)?;
         Ok(output)
