@@ -36,25 +36,25 @@ pub(super) enum Known {
 /// Encodes what is given and lays it over noise.
 pub(super) fn start(
     plan: &Plan,
-    vae: &AutoencoderKLLTXVideo,
+    given: &Given<'_>,
     rope: &LTXVideoRotaryPosEmbed,
     channels: usize,
-    noise: &NoiseSource<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Start> {
+    let &Given { vae, noise, .. } = given;
     let [frames, height, width] = plan.grid;
     let shape = [1, channels, frames, height, width];
     let latents = noise.draw(Draw::Latents, &shape)?;
     let (time, space) = (vae.temporal_compression_ratio(), vae.spatial_compression_ratio());
     if plan.class == PipelineClass::Condition {
-        return conditioned(plan, latents, vae, rope, noise, progress);
+        return conditioned(plan, latents, given, rope, progress);
     }
     let scale = [(time as f64 / f64::from(plan.frame_rate)) as f32, space as f32, space as f32];
     let rotary = rope.forward_grid(plan.grid, Some(scale))?;
     let Some(image) = &plan.image else {
         return Ok(Start { tokens: pack(&latents)?, rotary, known: Known::Nothing });
     };
-    let first = encode(image, vae, noise, Draw::Image, progress)?;
+    let first = given.encode(image, Draw::Image, progress)?;
     let latents = match frames {
         1 => first,
         _ => Tensor::cat(&[&first, &latents.narrow(2, 1, frames - 1)?], 2)?,
@@ -62,38 +62,41 @@ pub(super) fn start(
     Ok(Start { tokens: pack(&latents)?, rotary, known: Known::FirstFrame })
 }
 
-/// Normalised latents of frames `[1, 3, T, H, W]`.
-fn encode(
-    frames: &Tensor,
-    vae: &AutoencoderKLLTXVideo,
-    noise: &NoiseSource<'_>,
-    draw: Draw,
-    progress: &mut Progress<'_>,
-) -> Result<Tensor> {
-    let distribution = vae.encode(frames, &Tiling::Never, progress)?;
-    let latents = match noise.optional(draw, distribution.mean.shape())? {
-        Some(noise) => distribution.sample(&noise)?,
-        None => distribution.mode(),
-    };
-    normalize(&latents, vae)
+/// How what is given becomes latents.
+pub(super) struct Given<'a> {
+    pub(super) vae: &'a AutoencoderKLLTXVideo,
+    pub(super) noise: &'a NoiseSource<'a>,
+    pub(super) tiling: &'a Tiling,
+}
+
+impl Given<'_> {
+    /// Normalised latents of frames `[1, 3, T, H, W]`.
+    fn encode(&self, frames: &Tensor, draw: Draw, progress: &mut Progress<'_>) -> Result<Tensor> {
+        let distribution = self.vae.encode(frames, self.tiling, progress)?;
+        let latents = match self.noise.optional(draw, distribution.mean.shape())? {
+            Some(noise) => distribution.sample(&noise)?,
+            None => distribution.mode(),
+        };
+        normalize(&latents, self.vae)
+    }
 }
 
 /// `LTXConditionPipeline.prepare_latents`.
 fn conditioned(
     plan: &Plan,
     mut latents: Tensor,
-    vae: &AutoencoderKLLTXVideo,
+    given: &Given<'_>,
     rope: &LTXVideoRotaryPosEmbed,
-    noise: &NoiseSource<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Start> {
+    let &Given { vae, noise, .. } = given;
     let [frames, height, width] = plan.grid;
     let (time, per_frame) = (vae.temporal_compression_ratio(), height * width);
     let mut frame_mask = vec![0.0f32; frames];
     let (mut parts, mut coords, mut mask) = (Vec::new(), Coordinates::default(), Vec::new());
     for (n, condition) in plan.conditions.iter().enumerate() {
         let &Condition { frame_index, strength, .. } = condition;
-        let mut known = encode(&condition.frames, vae, noise, Draw::Condition(n), progress)?;
+        let mut known = given.encode(&condition.frames, Draw::Condition(n), progress)?;
         let mut over = |latents: &mut Tensor, at: usize, known: &Tensor| -> Result<()> {
             let count = known.dim(2)?;
             *latents = lay_over(latents, at, known, strength)?;

@@ -9,7 +9,7 @@ use super::noise::{Draw, NoiseSource};
 use super::pipeline::LTXVideoPipeline;
 use super::plan::{PipelineClass, Plan};
 use super::request::{LTXVideoCondition, LTXVideoPrompt, LTXVideoRequest, Stg, StgMode};
-use super::vae::DecodeOptions;
+use super::vae::{DecodeOptions, Tiling};
 use crate::error::{ModelError, Result};
 
 /// The names and tensors to write.
@@ -92,7 +92,7 @@ pub(crate) fn run(pipeline: &LTXVideoPipeline, inputs: &Weights) -> Result<Outpu
     let draw = |draw| given.noise(draw);
     let noise = NoiseSource::Given(&draw);
     let on = &mut |_, _| ControlFlow::Continue(());
-    let start = pipeline.start(&plan, &noise, on)?;
+    let start = pipeline.start(&plan, &noise, &Tiling::Never, on)?;
     let mut velocity = None;
     let (latents, _) = denoise(&pipeline.transformer, &plan, start, &text, &noise, &mut |after| {
         if velocity.is_none() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sango_tensor::{DType, Tensor, release_buffers};
 use serde::Serialize;
 
-use super::conditioning::{Start, start};
+use super::conditioning::{Given, Start, start};
 use super::denoise::denoise;
 use super::latents::denormalize;
 use super::memory::{MemoryEstimate, available};
@@ -20,7 +20,7 @@ use super::request::LTXVideoRequest;
 use super::scheduler::FlowMatchEulerDiscreteScheduler;
 use super::settings::LTXVideoSettings;
 use super::transformer_ltx::{LTXVideoTransformer3DModel, TextConditioning};
-use super::vae::{AutoencoderKLLTXVideo, DecodeOptions, InjectedNoise, Progress, Tiling};
+use super::vae::{AutoencoderKLLTXVideo, DecodeOptions, InjectedNoise, Progress, TilePlan, Tiling};
 use crate::LoadOptions;
 use crate::error::{ModelError, Result};
 use crate::pixels::{Rgb8, to_rgb8};
@@ -196,6 +196,11 @@ impl LTXVideoPipeline {
         self.summary.clone()
     }
 
+    /// Width of the text encoder's states, as [`super::LTXVideoPrompt::Embeds`] must have them.
+    pub fn text_width(&self) -> usize {
+        self.transformer.config().caption_channels
+    }
+
     /// The defaults, and what requests may ask for.
     pub fn settings(&self) -> &LTXVideoSettings {
         &self.settings
@@ -232,7 +237,9 @@ impl LTXVideoPipeline {
 
         let noise = NoiseSource::Seeded(request.seed);
         let started = Instant::now();
-        let begin = self.start(&plan, &noise, &mut |done, total| on_event(LTXVideoEvent::Encode { done, total }))?;
+        let tiling = if budget == u64::MAX { Tiling::Never } else { Tiling::Budget(budget) };
+        let begin =
+            self.start(&plan, &noise, &tiling, &mut |done, total| on_event(LTXVideoEvent::Encode { done, total }))?;
         timings.encode = started.elapsed();
         let (latents, steps) = denoise(&self.transformer, &plan, begin, &text, &noise, &mut |after| {
             let preview = || self.preview(&plan, &(after.denoised)()?);
@@ -244,12 +251,14 @@ impl LTXVideoPipeline {
         release_buffers();
 
         let started = Instant::now();
-        let tiling = if budget == u64::MAX { Tiling::Never } else { Tiling::Budget(budget) };
         let options = DecodeOptions { tiling, noise: InjectedNoise::Seed(request.seed) };
         let decoded = self.decode(&plan, &latents, &noise, &options, &mut |done, total| {
             on_event(LTXVideoEvent::Decode { done, total })
         })?;
-        let video = decoded.mul_scalar(0.5)?.add_scalar(0.5)?.clamp(0.0, 1.0)?;
+        let shape = decoded.shape().to_vec();
+        let mut pixels = decoded.into_f32_vec()?;
+        pixels.iter_mut().for_each(|x| *x = (*x * 0.5 + 0.5).clamp(0.0, 1.0));
+        let video = Tensor::from_vec(pixels, &shape)?;
         timings.decode = started.elapsed();
         release_buffers();
         Ok(LTXVideoOutput { video, latents, frame_rate: plan.frame_rate, timings })
@@ -288,10 +297,19 @@ impl LTXVideoPipeline {
         }
         let (rows, tokens) = (plan.guidance.rows(), plan.tokens(self.settings.frame_multiple));
         parts.push(("transformer", self.transformer.working_bytes(rows, tokens, text_tokens)));
+        // In tiles where that is what fits; what does not fit in any is told as it is.
+        let planned = |plan: Result<TilePlan>| match plan {
+            Ok(plan) => Ok(plan.peak_bytes),
+            Err(ModelError::Memory { needed, .. }) => Ok(needed),
+            Err(error) => Err(error),
+        };
         let [frames, height, width] = plan.size;
-        let _ = budget;
-        // The decoded video, and the same in 0..1.
-        parts.push(("video", (2 * 3 * frames * height * width * 4) as u64));
+        let given = plan.image.iter().chain(plan.conditions.iter().map(|condition| &condition.frames));
+        let longest = given.filter_map(|frames| frames.shape().get(2).copied()).max();
+        if let Some(longest) = longest {
+            parts.push(("encoder", planned(self.vae.plan_encode(longest, height, width, budget))?));
+        }
+        parts.push(("decoder", planned(self.vae.plan(frames, height, width, budget))?));
         Ok(MemoryEstimate::of_stages(parts))
     }
 
@@ -319,8 +337,16 @@ impl LTXVideoPipeline {
         self.transformer.condition(&Tensor::cat(&embeds, 0)?, &Tensor::cat(&masks, 0)?)
     }
 
-    pub(super) fn start(&self, plan: &Plan, noise: &NoiseSource<'_>, progress: &mut Progress<'_>) -> Result<Start> {
-        start(plan, &self.vae, self.transformer.rope(), self.transformer.config().in_channels, noise, progress)
+    /// The latents to begin with.
+    pub(super) fn start(
+        &self,
+        plan: &Plan,
+        noise: &NoiseSource<'_>,
+        tiling: &Tiling,
+        progress: &mut Progress<'_>,
+    ) -> Result<Start> {
+        let given = Given { vae: &self.vae, noise, tiling };
+        start(plan, &given, self.transformer.rope(), self.transformer.config().in_channels, progress)
     }
 
     /// The video `[1, 3, T, H, W]` of normalised latents, about −1..1.

@@ -1,7 +1,8 @@
 //! What a model says about requests, without its weights: sizes from the configurations, defaults of the pipeline classes or
 //! from an optional `sango.json`.
 //!
-//! `sango.json` may lie beside `model_index.json` and hold any of these keys; everything else in the folder stays as
+//! `sango.json` may lie beside `model_index.json` and hold any of these keys (`frames` and `fps` are other words for two of
+//! them); everything else in the folder stays as
 //! `diffusers` wants it:
 //!
 //! ```json
@@ -61,7 +62,9 @@ pub struct LTXVideoSettings {
 struct SangoJson {
     width: Option<usize>,
     height: Option<usize>,
+    #[serde(alias = "frames")]
     num_frames: Option<usize>,
+    #[serde(alias = "fps")]
     frame_rate: Option<f64>,
     steps: Option<usize>,
     timesteps: Option<Vec<f32>>,
