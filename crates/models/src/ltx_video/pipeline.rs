@@ -196,6 +196,11 @@ impl LTXVideoPipeline {
         self.summary.clone()
     }
 
+    /// Width of the text encoder's states, as [`super::LTXVideoPrompt::Embeds`] must have them.
+    pub fn text_width(&self) -> usize {
+        self.transformer.config().caption_channels
+    }
+
     /// The defaults, and what requests may ask for.
     pub fn settings(&self) -> &LTXVideoSettings {
         &self.settings
