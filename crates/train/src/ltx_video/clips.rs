@@ -1,7 +1,7 @@
 //! Clips of the shapes world as tensors. What a step draws follows from the seed and the step's number alone.
 
 use rand::{Rng, RngExt};
-use sango_shapes::{Clip, Motion, Scene, object_coverage, render, rng};
+use sango_shapes::{Attributes, Clip, Motion, Scene, Shape, Size, object_coverage, render, rng};
 use tch::{Kind, Tensor};
 
 use crate::data::mix;
@@ -55,10 +55,22 @@ impl ClipBatch {
         Self::render((0..n).map(&mut draw).collect(), frames)
     }
 
-    /// Whole training clips for one step, as the transformer draws them: three in four are centred.
+    /// Whole training clips for one step, as the transformer draws them: three in four are centred. Every other one shows
+    /// what is hardest to draw, a small object, half of them with points or arms.
     pub fn centred(seed: u64, step: u64, n: usize) -> Self {
         let mut rng = rng(mix(seed, step));
-        let mut draw = |i| (settle(Clip::sample_training(&mut rng), 0.3, i % 4 != 0, &mut rng), 0);
+        let mut draw = |i: usize| {
+            let hard = |attributes: Attributes| match i % 4 {
+                1 => attributes.size == Size::Small && matches!(attributes.shape, Shape::Star | Shape::Cross),
+                3 => attributes.size == Size::Small,
+                _ => true,
+            };
+            let mut clip = Clip::sample_training(&mut rng);
+            while !hard(clip.scene.attributes) {
+                clip = Clip::sample_training(&mut rng);
+            }
+            (settle(clip, 0.3, i % 4 != 0, &mut rng), 0)
+        };
         Self::render((0..n).map(&mut draw).collect(), FRAMES)
     }
 

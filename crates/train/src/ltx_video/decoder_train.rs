@@ -33,7 +33,7 @@ pub struct DecoderOptions {
     #[arg(long, default_value_t = 4)]
     pub decoder_batch: usize,
     /// Most noise that latents get, in deviations of their channels.
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.15)]
     pub latent_noise: f64,
 }
 
@@ -85,7 +85,7 @@ impl DecoderTrainer {
             let amount = Tensor::rand([mean.size()[0], 1, 1, 1, 1], (Kind::Float, mean.device()));
             &mean + mean.randn_like() * amount * spread * self.options.latent_noise
         });
-        let loss = reconstruction_loss(&self.model.decode(&latents.to_kind(KIND)), &batch);
+        let loss = reconstruction_loss(&self.model.decode(&latents.to_kind(KIND)), &batch, true);
         let norm = self.optimizer.step(&loss, rate);
         self.step += 1;
         (loss.double_value(&[]), norm)

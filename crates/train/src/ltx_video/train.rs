@@ -29,7 +29,7 @@ pub const WEIGHTS: &str = "transformer.safetensors";
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct TransformerOptions {
     /// Minutes of training (checked against the log, resumes included).
-    #[arg(long, default_value_t = 60.0)]
+    #[arg(long, default_value_t = 75.0)]
     pub minutes: f64,
     /// Clips per step.
     #[arg(long, default_value_t = 48)]

@@ -21,7 +21,7 @@ use crate::report::Report;
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct VaeOptions {
     /// Minutes of training (checked against the log, resumes included).
-    #[arg(long, default_value_t = 35.0)]
+    #[arg(long, default_value_t = 40.0)]
     pub vae_minutes: f64,
     /// Peak learning rate.
     #[arg(long, default_value_t = 1.5e-3)]
@@ -115,7 +115,7 @@ impl VaeTrainer {
         let batch = ClipBatch::training(mix(self.seed, 82), self.step, n, frames);
         let posterior = self.model.encode(&batch.pixels.to_kind(self.options.kind()));
         let decoded = self.model.decode(&posterior.sample().to_kind(self.options.kind()));
-        let reconstruction = reconstruction_loss(&decoded, &batch);
+        let reconstruction = reconstruction_loss(&decoded, &batch, false);
         let kl = posterior.kl();
         let loss = &reconstruction + &kl * self.options.kl;
         let norm = self.optimizer.step(&loss, rate);
@@ -190,8 +190,13 @@ pub(super) fn reconstruct(
     score(&batch, &decoded)
 }
 
+/// Part of a picture that an object and what is around it cover on average.
+const COVERED: f64 = 0.12;
+
 /// L1 + 2·L2 with pixels in and around the object weighted up, the more the less it stands out. On a scale of 0..1.
-pub(super) fn reconstruction_loss(decoded: &Tensor, batch: &ClipBatch) -> Tensor {
+///
+/// If they count `alike`, objects have the same weight however small they are.
+pub(super) fn reconstruction_loss(decoded: &Tensor, batch: &ClipBatch, alike: bool) -> Tensor {
     let near = batch.coverage.squeeze_dim(1).max_pool2d([5, 5], [1, 1], [2, 2], [1, 1], false).unsqueeze(1);
     let gain: Vec<f32> = batch
         .clips
@@ -203,7 +208,12 @@ pub(super) fn reconstruction_loss(decoded: &Tensor, batch: &ClipBatch) -> Tensor
             8.0 * (300.0 / distance).clamp(1.0, 2.0)
         })
         .collect();
-    let weight = near * Tensor::from_slice(&gain).view([-1, 1, 1, 1, 1]) + 1.0;
+    let mut gain = Tensor::from_slice(&gain).view([-1, 1, 1, 1, 1]);
+    if alike {
+        let covered = near.mean_dim([1i64, 2, 3, 4].as_slice(), true, Kind::Float);
+        gain = gain * (covered.reciprocal() * COVERED).clamp(0.5, 4.0);
+    }
+    let weight = near * gain + 1.0;
     let error = (decoded - &batch.pixels).abs() * 0.5;
     let per_pixel = &error + error.square() * 2.0;
     (per_pixel * &weight).mean(Kind::Float) / weight.mean(Kind::Float)
