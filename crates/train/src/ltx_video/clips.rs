@@ -55,9 +55,9 @@ impl ClipBatch {
         Self::render((0..n).map(&mut draw).collect(), frames)
     }
 
-    /// Whole training clips for one step, as the transformer draws them: three in four are centred. Every other one shows
-    /// what is hardest to draw, a small object, half of them with points or arms.
-    pub fn centred(seed: u64, step: u64, n: usize) -> Self {
+    /// Whole training clips for one step, as the transformer draws them: settled, half of them centred. Every other one
+    /// shows what is hardest to draw, a small object, half of them with points or arms.
+    pub fn settled(seed: u64, step: u64, n: usize) -> Self {
         let mut rng = rng(mix(seed, step));
         let mut draw = |i: usize| {
             let hard = |attributes: Attributes| match i % 4 {
@@ -69,7 +69,7 @@ impl ClipBatch {
             while !hard(clip.scene.attributes) {
                 clip = Clip::sample_training(&mut rng);
             }
-            (settle(clip, 0.3, i % 4 != 0, &mut rng), 0)
+            (settle(clip, 0.3, (i as u64 / 2 + i as u64 + step).is_multiple_of(2), &mut rng), 0)
         };
         Self::render((0..n).map(&mut draw).collect(), FRAMES)
     }
