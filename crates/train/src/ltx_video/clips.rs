@@ -55,6 +55,13 @@ impl ClipBatch {
         Self::render((0..n).map(&mut draw).collect(), frames)
     }
 
+    /// Whole training clips for one step, as the transformer draws them: three in four are centred.
+    pub fn centred(seed: u64, step: u64, n: usize) -> Self {
+        let mut rng = rng(mix(seed, step));
+        let mut draw = |i| (settle(Clip::sample_training(&mut rng), 0.3, i % 4 != 0, &mut rng), 0);
+        Self::render((0..n).map(&mut draw).collect(), FRAMES)
+    }
+
     /// Whole clips of combinations that training never shows.
     pub fn held_out(seed: u64, n: usize) -> Self {
         let mut rng = rng(mix(seed, u64::MAX));

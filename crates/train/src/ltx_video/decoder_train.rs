@@ -78,7 +78,7 @@ impl DecoderTrainer {
     /// One update at the given rate; returns the loss and the gradient's norm.
     pub fn train_step(&mut self, rate: f64) -> (f64, f64) {
         tch::manual_seed(mix(self.seed, self.step + 1) as i64);
-        let batch = ClipBatch::training(mix(self.seed, 121), self.step, self.options.decoder_batch, FRAMES);
+        let batch = ClipBatch::centred(mix(self.seed, 121), self.step, self.options.decoder_batch);
         let latents = no_grad(|| {
             let mean = self.model.encode(&batch.pixels.to_kind(KIND)).mean;
             let spread = mean.std_dim([0i64, 2, 3, 4].as_slice(), true, true);

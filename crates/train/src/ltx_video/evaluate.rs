@@ -116,10 +116,9 @@ impl Drawer {
         Ok(clips)
     }
 
-    /// Encodes and decodes held-out clips; what the oracle reads in them, and their signal-to-noise ratio in dB.
-    pub fn reconstruct(&self, seed: u64, clips: usize) -> (Tally, f64) {
-        let batch = ClipBatch::held_out(seed, clips);
-        let score = score(&batch, &self.vae.decode(&self.vae.encode(&batch.pixels)));
+    /// Encodes and decodes clips; what the oracle reads in them, and their signal-to-noise ratio in dB.
+    pub fn reconstruct(&self, batch: &ClipBatch) -> (Tally, f64) {
+        let score = score(batch, &self.vae.decode(&self.vae.encode(&batch.pixels)));
         (score.right, score.psnr)
     }
 }
@@ -148,9 +147,15 @@ pub fn evaluate(options: &EvaluateOptions, seed: u64, model: &Path, dir: &Path) 
         line.extend(shares.chain(more.as_object().cloned().into_iter().flatten()));
         lines.push(Value::Object(line));
     };
-    if options.reconstructions > 0 {
-        let (tally, psnr) = drawer.reconstruct(mix(seed, 111), options.reconstructions);
-        say("reconstructions", &tally, json!({ "psnr": psnr }));
+    let mut rng = rng(mix(seed, 111));
+    for (what, centred) in [("reconstructions, centred", true), ("reconstructions, anywhere", false)] {
+        let mut draw = |_| {
+            let clip = Clip::sample_held_out(&mut rng);
+            (if centred { settle(clip, 0.2, true, &mut rng) } else { clip }, 0)
+        };
+        let batch = ClipBatch::render((0..options.reconstructions).map(&mut draw).collect(), FRAMES);
+        let (tally, psnr) = drawer.reconstruct(&batch);
+        say(what, &tally, json!({ "psnr": psnr }));
     }
     let (unseen, seen) = (held_out(options.prompts), trained_on(options.prompts));
     for &shift in &shifts {
@@ -167,7 +172,6 @@ pub fn evaluate(options: &EvaluateOptions, seed: u64, model: &Path, dir: &Path) 
     let how = json!({ "steps": shown_steps, "guidance_scale": guidance_scales[0], "shift": shifts[0] });
     let clips = drawer.draw(&seen, None, &sampling, mix(seed, 113))?;
     say("trained combinations", &judge::tally_clips(&seen, &clips, SIZE), how.clone());
-    let mut rng = rng(mix(seed, 115));
     let mut settled = |_| (settle(Clip::sample_held_out(&mut rng), 0.2, false, &mut rng), 0);
     let begun = ClipBatch::render((0..options.prompts).map(&mut settled).collect(), FRAMES);
     let prompts: Vec<Prompt> = begun.clips.iter().map(Clip::prompt).collect();

@@ -52,7 +52,7 @@ pub fn export(options: &ExportOptions, dir: &Path, out: &Path, seed: u64) -> Res
         "sango.json",
         json!({
             "steps": options.steps, "guidance_scale": options.guidance_scale,
-            "width": SIZE, "height": SIZE, "frames": FRAMES, "fps": FPS,
+            "width": SIZE, "height": SIZE, "num_frames": FRAMES, "frame_rate": FPS,
         }),
     )?;
     put("scheduler/scheduler_config.json", scheduler(options.scheduler_shift))?;
