@@ -13,7 +13,7 @@ from pathlib import Path
 from ltx_video import run_json
 
 # Width, height, frames.
-SIZES = [(256, 256, 9), (256, 256, 25), (256, 256, 49), (256, 256, 121), (512, 512, 25), (512, 512, 49), (704, 480, 49)]
+SIZES = [(256, 256, 9), (256, 256, 25), (256, 256, 49), (256, 256, 97), (512, 512, 25), (512, 512, 49)]
 COLOURS = {"diffusers f32": "#9aa0a6", "diffusers bf16": "#5f6368", "sango bf16": "#d9480f"}
 
 
@@ -54,7 +54,7 @@ def panel(x0: float, title: str, label: str, series: dict[str, list[tuple[float,
         out.append(f'<path d="M{px:.1f} 300v4" class="axis"/>')
     for x in (min(x for x, _ in points), max(x for x, _ in points)):
         px, _ = at(x, low)
-        out.append(f'<text x="{px:.1f}" y="318" text-anchor="middle">{x:g}</text>')
+        out.append(f'<text x="{px:.1f}" y="318" text-anchor="middle">{x:.4g}</text>')
     out.append(f'<path d="M{x0} 60v240h340" class="axis"/>')
     for name, line in series.items():
         path = "L".join(f"{px:.1f} {py:.1f}" for px, py in (at(x, y) for x, y in sorted(line)))
