@@ -325,7 +325,8 @@ mod tests {
         assert_eq!(t.narrow(0, 1, 1).unwrap().into_f32_vec().unwrap(), [3.0, 4.0]);
         let (at, shared) = (t.as_f32().unwrap().as_ptr(), t.clone());
         assert_eq!(shared.into_f32_vec().unwrap(), [1.0, 2.0, 3.0, 4.0]);
-        assert_eq!(t.into_f32_vec().unwrap().as_ptr(), at, "moved");
+        let moved = t.into_f32_vec().unwrap();
+        assert_eq!(moved.as_ptr(), at, "not copied");
     }
 
     #[test]
