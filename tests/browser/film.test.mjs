@@ -128,14 +128,16 @@ test("a picture that is chosen becomes the first frame", async () => {
 });
 
 test("frames that no model makes are brought to the nearest", async () => {
-  await options({ Frames: "12" });
+  const { models } = await sango.api("v1/models");
+  const multiple = models.find(({ video }) => video).video.frames_multiple_of;
+  await options({ Frames: String(2 * multiple) });
   await page.locator("#film-frames").blur();
-  assert.equal(await page.locator("#film-frames").inputValue(), "9");
+  assert.equal(await page.locator("#film-frames").inputValue(), String(2 * multiple + 1));
   await options({ Frames: "" });
 });
 
 test("a video can be stopped", async () => {
-  await options({ Steps: "100", Frames: "49", Seed: "" });
+  await options({ Steps: "100", Frames: "1025", Seed: "" });
   await make();
   await page.locator("#film-cancel").click();
   await page.locator('#cinema[data-state="cancelled"]').waitFor();

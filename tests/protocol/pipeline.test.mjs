@@ -48,10 +48,10 @@ test("the words become prompts", () => {
   const [understood, drawn, filmed] = job.stages;
   const caption = understood.result.text.trim();
   assert.equal(filmed.prompt, caption);
-  // "a large green star moves up, then …, over a blue background" is a large green star on a blue background.
+  // "a large green star moves up, then …, over a blue background" begins with a large green star at the bottom.
   const [, subject] = /^(a \w+ \w+ \w+) /.exec(caption);
   const [, background] = /over (a \w+ background)$/.exec(caption);
-  assert.equal(drawn.prompt, `${subject} on ${background}`);
+  assert.equal(drawn.prompt, `${subject} at the bottom left on ${background}`);
 });
 
 test("each stage is told when it begins and when it has a result", () => {

@@ -146,7 +146,10 @@ fn a_clip_becomes_words_a_picture_and_a_new_clip() {
     let text = fs::read_to_string(out.join("text.txt")).unwrap();
     assert_eq!(value["stages"][0]["text"], text.trim_end());
     assert_eq!(value["stages"][2]["prompt"], text.trim_end());
-    assert!(value["stages"][1]["prompt"].as_str().unwrap().starts_with("a large green star on a"), "{value}");
+    assert!(
+        value["stages"][1]["prompt"].as_str().unwrap().starts_with("a large green star at the bottom left on a"),
+        "{value}"
+    );
     assert_eq!(sango_media::load_image(&out.join("image.png"), &Default::default()).unwrap().dimensions(), (64, 64));
     assert_eq!(Video::open(&out.join("video.mp4"), &VideoLimits::default()).unwrap().info().frames, 9);
     let summary: Value = serde_json::from_str(&fs::read_to_string(out.join("summary.json")).unwrap()).unwrap();

@@ -1,7 +1,8 @@
 //! From what was understood of a clip to the prompts of a picture and of a video.
 //!
 //! A caption tells what happens, and a model for pictures knows what things look like: of "a red circle moves right over a
-//! blue background" it is told "a red circle on a blue background". What is no such sentence stays as it is.
+//! blue background" it is told "a red circle at the top left on a blue background", for what moves right begins at the left.
+//! What is no such sentence stays as it is.
 
 use crate::task::MAX_PROMPT_CHARS;
 
@@ -45,7 +46,7 @@ const DOES: &[&str] = &[
 /// use sango_jobs::image_prompt;
 ///
 /// assert_eq!(image_prompt("A large red circle moves right over a blue background."),
-///            "a large red circle on a blue background");
+///            "a large red circle at the top left on a blue background");
 /// assert_eq!(image_prompt("Two dogs play in the snow."), "Two dogs play in the snow.");
 /// ```
 pub fn image_prompt(text: &str) -> String {
@@ -76,12 +77,37 @@ fn still(text: &str) -> Option<String> {
     if things.is_empty() || (things.concat().len() == begins.len() && !sentence.contains(" over ")) {
         return None;
     }
-    let mut still = format!("{} on a {background}", things.join(" and "));
+    let place = match things[..] {
+        [one] if !says_where(one) => begins_at(begins),
+        _ => "",
+    };
+    let mut still = format!("{}{place} on a {background}", things.join(" and "));
     // A capital begins a sentence, which this no longer is.
     if let Some(first) = still.chars().next().filter(|first| first.is_uppercase()) {
         still.replace_range(..first.len_utf8(), &first.to_lowercase().to_string());
     }
     Some(still)
+}
+
+/// Where a thing begins that does this, so that it has room for it.
+fn begins_at(told: &str) -> &'static str {
+    let words: Vec<String> = told.split(' ').map(str::to_lowercase).collect();
+    let does = words.iter().position(|word| DOES.contains(&word.as_str()));
+    let Some(does) = does else { return "" };
+    let after = |direction: &str| words[does..].iter().any(|word| word.trim_end_matches("wards") == direction);
+    match () {
+        () if after("right") => " at the top left",
+        () if after("left") => " at the top right",
+        () if after("up") => " at the bottom left",
+        () if after("down") => " at the top left",
+        // It stays where it is.
+        () => " in the center",
+    }
+}
+
+/// Whether the words say where a thing is.
+fn says_where(thing: &str) -> bool {
+    [" at ", " in ", " on "].iter().any(|word| thing.contains(word))
 }
 
 /// The words of a part of a sentence that say what something is.
@@ -103,11 +129,25 @@ mod tests {
     #[test]
     fn captions_become_what_the_first_moment_shows() {
         for (text, wanted) in [
-            ("a large red circle moves right over a blue background", "a large red circle on a blue background"),
-            ("a small green star spins over a white background.", "a small green star on a white background"),
+            (
+                "a large red circle moves right over a blue background",
+                "a large red circle at the top left on a blue background",
+            ),
+            (
+                "a large red circle moves left over a blue background",
+                "a large red circle at the top right on a blue background",
+            ),
+            (
+                "a large red circle moves upwards over a blue background",
+                "a large red circle at the bottom left on a blue background",
+            ),
+            (
+                "a small green star spins over a white background.",
+                "a small green star in the center on a white background",
+            ),
             (
                 "A large green star moves up, then shrinks over a blue background",
-                "a large green star on a blue background",
+                "a large green star at the bottom left on a blue background",
             ),
             (
                 "a small red star moves left and a small blue ring grows over a gray background",
@@ -121,7 +161,10 @@ mod tests {
                 "a small red star at the top left on a gray background",
                 "a small red star at the top left on a gray background",
             ),
-            ("A circle that is moving down over the black background", "a circle on a black background"),
+            (
+                "A circle that is moving down over the black background",
+                "a circle at the top left on a black background",
+            ),
         ] {
             assert_eq!(image_prompt(text), wanted, "{text}");
             assert_eq!(video_prompt(text), text);

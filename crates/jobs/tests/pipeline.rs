@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use support::{FakeRunner, ended, follow, image, open, pipeline, question, wait_for};
 
 const CAPTION: &str = "a red circle moves right over a blue background";
-const PICTURE: &str = "a red circle on a blue background";
+const PICTURE: &str = "a red circle at the top left on a blue background";
 
 /// A caption that holds the video, and only the video: the picture's prompt has another beginning.
 const HELD: &str = "The hold: a red circle moves right over a blue background";
@@ -132,7 +132,7 @@ fn stages_and_jobs_of_their_kinds_share_what_they_make() {
     let other = "a blue ring spins over a white background";
     ended(&engine, engine.submit(pipeline(other)).unwrap().job.id);
     let runs = runner.count();
-    let drawn = engine.submit(image("a blue ring on a white background")).unwrap().job;
+    let drawn = engine.submit(image("a blue ring in the center on a white background")).unwrap().job;
     assert!(drawn.result.unwrap().cached);
     let asked = engine.submit(question(other)).unwrap().job;
     assert_eq!(asked.result.unwrap().text.as_deref(), Some(other));
