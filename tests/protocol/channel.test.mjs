@@ -230,7 +230,7 @@ test("what a topic does not take is refused, and the topic lives on", async () =
     ["cancel", {}, "invalid_request"],
     ["submit", {}, "invalid_request"],
     ["submit", { kind: "image", prompt: "x", promt: "y" }, "invalid_request"],
-    ["submit", { kind: "video", prompt: "x" }, "unsupported_kind"],
+    ["submit", { kind: "video", prompt: "x", options: { frames: 10 } }, "invalid_option"],
     ["submit", { kind: "image", prompt: " " }, "invalid_option"],
     ["submit", { kind: "image", prompt: "x", model: "no-such-model" }, "unknown_model"],
     ["submit", { kind: "image", prompt: "x", image: "??" }, "invalid_media"],

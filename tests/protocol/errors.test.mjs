@@ -7,7 +7,7 @@ import { Sango } from "../support/sango.mjs";
 import { Client } from "./support/client.mjs";
 import { STATUS, assertRefusal, assertRefused } from "./support/errors.mjs";
 import { ask, askExactly, form } from "./support/http.mjs";
-import { PROMPT, draw, image, slow, submit } from "./support/work.mjs";
+import { PROMPT, draw, film, image, slow, submit } from "./support/work.mjs";
 
 const UNKNOWN = "/v1/jobs/0199b2c4-5c1e-7f3a-9a55-0c8f7f1d2e3b";
 
@@ -48,6 +48,15 @@ const JOBS = {
     "a priority that is no whole number": image({}, { priority: 0.5 }),
     "an image that is an object": image({}, { image: { sha256: "0".repeat(64) } }),
     "a key that is a number": image({}, { idempotency_key: 1 }),
+    "a video without a prompt": { kind: "video" },
+    "frames of a picture": image({ frames: 9 }),
+    "a temperature of a video": film({ temperature: [1, 0] }),
+    "a video with a mask": film({}, { image: png(), mask: png() }),
+    "a video about media": film({}, { media: [png()] }),
+    "a way to weaken blocks that there is not": film({ stg_mode: "everything" }),
+    "a pipeline with a prompt": { kind: "pipeline", prompt: PROMPT, media: [png()] },
+    "a pipeline with options of no stage": { kind: "pipeline", media: [png()], options: { steps: 3 } },
+    "a pipeline whose stage has an unknown option": { kind: "pipeline", media: [png()], options: { video: { stepz: 3 } } },
   },
   invalid_option: {
     "an empty prompt": { kind: "image", prompt: "" },
@@ -69,6 +78,19 @@ const JOBS = {
     "an empty model": image({}, { model: "" }),
     "an empty key": image({}, { idempotency_key: "" }),
     "a key of 201 characters": image({}, { idempotency_key: "k".repeat(201) }),
+    "a video of no frames": film({ frames: 0 }),
+    "a video of ten frames, which no model makes": film({ frames: 10 }),
+    "a video of more frames than there can be": film({ frames: 2_050 }),
+    "a video at no frame a second": film({ fps: 0 }),
+    "a video of a width that the model cannot make": film({ width: 65 }),
+    "a video with a strength and no picture": film({ strength: 0.5 }),
+    "a rescaling over 1": film({ guidance_rescale: 1.5 }),
+    "guidance by blocks, and no blocks": film({ stg_scale: 1 }),
+    "two negative prompts": film({ negative_prompt: "a" }, { negative_prompt: "b" }),
+    "a pipeline about nothing": { kind: "pipeline" },
+    "a pipeline with one model for all": { kind: "pipeline", media: [png()], model: "shapes/amused" },
+    "a pipeline whose video has ten frames": { kind: "pipeline", media: [png()], options: { video: { frames: 10 } } },
+    "a pipeline that draws with a model for questions": { kind: "pipeline", media: [png()], models: { image: "shapes/smolvlm2" } },
   },
   invalid_media: {
     "an image that is not base64": image({}, { image: "%%%" }),
@@ -78,18 +100,17 @@ const JOBS = {
     "a mask that is a text": image({}, { image: png(), mask: Buffer.from("hello").toString("base64") }),
     "an address in place of an image": image({}, { image: "http://127.0.0.1/secret.png" }),
     "a data URL that is not base64": image({}, { image: "data:image/png,hello" }),
+    "a first picture that is a text": film({}, { image: Buffer.from("hello").toString("base64") }),
+    "a pipeline about a text": { kind: "pipeline", media: [Buffer.from("hello").toString("base64")] },
   },
   too_large: {
     "a prompt of 2,001 characters": { kind: "image", prompt: "é".repeat(2_001) },
     "a negative prompt of 2,001 characters": image({ negative_prompt: "x".repeat(2_001) }),
   },
-  unsupported_kind: {
-    "video": { kind: "video", prompt: PROMPT, options: { frames: 9 } },
-    "pipeline": { kind: "pipeline" },
-  },
   unknown_model: {
     "a model that there is not": image({}, { model: "no-such-model" }),
     "a path out of the models folder": image({}, { model: "../../etc" }),
+    "a pipeline with a model that there is not": { kind: "pipeline", media: [png()], models: { video: "no-such-model" } },
   },
 };
 

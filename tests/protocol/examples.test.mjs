@@ -21,7 +21,7 @@ const examples = (language) => {
   const section = PROTOCOL.slice(PROTOCOL.indexOf("\n## Examples\n"));
   return [...section.matchAll(/```(\w+)\n(.*?)```/gs)].filter(([, l]) => l === language).map(([, , code]) => code);
 };
-const [DRAW, REPAINT, ASK, OTHERS] = examples("sh");
+const [DRAW, REPAINT, ASK, FILM, PIPELINE, OTHERS] = examples("sh");
 const [FRAMES] = examples("json").slice(-1);
 const [PROGRAM] = examples("js");
 
@@ -75,6 +75,20 @@ test("ask about a video, and read the answer as it is made", { skip }, async () 
   const { result } = assertJob((await sango.api("v1/jobs?limit=1")).jobs[0]);
   // As it was told, and once more as it is kept.
   assert.equal(said, `${result.text}${result.text}\n`);
+});
+
+test("make a video that begins with a picture", { skip }, async () => {
+  const told = (await shell(FILM)).trim().split("\n").map((line) => JSON.parse(line));
+  assert.ok(told.some(({ phase }) => phase === "denoise") && told.at(-1).phase === "decode", JSON.stringify(told.at(-1)));
+  assert.equal((await readFile(path.join(folder, "circle.mp4"))).toString("latin1", 4, 8), "ftyp");
+});
+
+test("a clip becomes words, a picture and a new clip", { skip }, async () => {
+  const told = (await shell(PIPELINE)).trim().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual([told.length, told.at(-1).name, told.at(-1).state], [6, "video", "finished"]);
+  assertJob((await sango.api("v1/jobs?limit=1")).jobs[0]);
+  assert.equal(readPng(await readFile(path.join(folder, "picture.png"))).width, 64);
+  assert.equal((await readFile(path.join(folder, "new.mp4"))).toString("latin1", 4, 8), "ftyp");
 });
 
 test("cancel, list what failed, see the models", { skip }, async () => {

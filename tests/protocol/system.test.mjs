@@ -9,7 +9,7 @@ import { Line } from "./support/line.mjs";
 import { metrics } from "./support/metrics.mjs";
 import { Api } from "./support/openapi.mjs";
 import { events } from "./support/sse.mjs";
-import { asks, draw, image, slow, submit } from "./support/work.mjs";
+import { CLIP, asks, draw, film, image, slow, submit } from "./support/work.mjs";
 
 const UNKNOWN = "0199b2c4-5c1e-7f3a-9a55-0c8f7f1d2e3b";
 
@@ -124,7 +124,9 @@ test("requests and answers that were refused are as they are described", async (
     [{}, 400],
     [{ kind: "image", prompt: "x", model: "none" }, 404],
     [{ kind: "image", prompt: "x".repeat(3_000) }, 413],
-    [{ kind: "video", prompt: "x" }, 422],
+    [{ kind: "video", prompt: "x", options: { frames: 10 } }, 422],
+    [film({}, { negative_prompt: "blur" }), 202],
+    [{ kind: "pipeline", media: CLIP.toString("base64"), options: { video: { steps: 2, frames: 9 } } }, 202],
   ]) {
     const answer = await ask(sango, "POST /v1/jobs", { json });
     assert.equal(answer.status, status);

@@ -7,7 +7,7 @@ import { JobFeed } from "./net/jobfeed";
 import { Studio } from "./net/studio";
 import { upload } from "./net/upload";
 import { decodeAnswer } from "./protocol/decode";
-import { isOver, type Job, type JobEvent, type JobRequest, type UnderstandRequest } from "./protocol/types";
+import { isOver, type AskRequest, type Job, type JobEvent, type MakeRequest } from "./protocol/types";
 import { resultUrl, socketUrl } from "./protocol/urls";
 import { idempotencyKey, randomSeed, requestFrom, reroll } from "./request";
 import { isComplete, openRun, withEvent, withJob } from "./run";
@@ -28,7 +28,7 @@ export class App {
   #asking = false;
   #completed = "";
   /** What this page sent, by job: the only place that still has the starting pictures. */
-  readonly #sent = new Map<string, JobRequest>();
+  readonly #sent = new Map<string, MakeRequest>();
   /** The hashes by which the server knows files that were sent. */
   readonly #hashes = new WeakMap<File, string>();
   #sending: AbortController | null = null;
@@ -56,7 +56,7 @@ export class App {
   }
 
   /** Sends a job and puts it on the stage. Answers whether the server took it. */
-  async submit(request: JobRequest): Promise<boolean> {
+  async submit(request: MakeRequest): Promise<boolean> {
     this.#store.set({ submitting: true, problem: null });
     try {
       const job = await this.#studio.submit(request);
@@ -73,7 +73,7 @@ export class App {
   }
 
   /** Asks about files. Those that the server has had already are not sent again. */
-  async ask(request: UnderstandRequest, chosen: readonly Chosen[]): Promise<boolean> {
+  async ask(request: AskRequest, chosen: readonly Chosen[]): Promise<boolean> {
     const files = chosen.map(({ file }) => file);
     const known = files.map((file) => this.#hashes.get(file)).filter((hash) => hash !== undefined);
     this.#store.set({ submitting: true, problem: null });
@@ -125,7 +125,7 @@ export class App {
   }
 
   /** Nothing where the server no longer has one of the files. */
-  async #askAboutKnown(request: UnderstandRequest): Promise<Job | null> {
+  async #askAboutKnown(request: AskRequest): Promise<Job | null> {
     try {
       return await this.#studio.submit(request);
     } catch (error) {
@@ -134,17 +134,17 @@ export class App {
     }
   }
 
-  /** The same picture again with another seed. */
+  /** The same picture or video again with another seed. */
   async rerollShown(): Promise<boolean> {
     const request = this.requestOfShown();
     return request !== null && this.submit(reroll(request, randomSeed(), idempotencyKey()));
   }
 
   /** The request of the job on the stage, where it can be sent again. */
-  requestOfShown(): JobRequest | null {
+  requestOfShown(): MakeRequest | null {
     const job = this.#store.state.run?.job;
     if (!job) return null;
-    return this.#sent.get(job.id) ?? requestFrom(job.request, job.model, idempotencyKey());
+    return this.#sent.get(job.id) ?? requestFrom(job, idempotencyKey());
   }
 
   /** Stops the job on the stage. */
@@ -243,7 +243,7 @@ export class App {
 
   /** An answer that came from the server's memory was told without its frames: they are in the result. */
   async #completeShown(job: Job): Promise<void> {
-    const url = job.request.asked && job.result && resultUrl(job.result.url, this.#base);
+    const url = job.kind === "understand" && job.result && resultUrl(job.result.url, this.#base);
     if (!url || this.#store.state.run?.shown.length !== 0 || this.#completed === job.id) return;
     this.#completed = job.id;
     try {

@@ -1,6 +1,6 @@
 /** From a question to the job that is sent. */
 
-import type { Asked, Job, Turn, UnderstandOptions, UnderstandRequest } from "./protocol/types";
+import type { Asked, Job, PipelineRequest, Turn, UnderstandOptions, UnderstandRequest } from "./protocol/types";
 
 /** The form for questions, as the user filled it in. An empty text means "the default". */
 export interface Question {
@@ -27,6 +27,13 @@ export function questionOf(draft: Question, seed: number, key: string): Understa
     media: [],
     idempotency_key: key,
   };
+}
+
+/** Builds a pipeline, without what it begins with. An empty question means "the default". */
+export function pipelineOf(question: string, seed: number, key: string): PipelineRequest {
+  const request: PipelineRequest = { kind: "pipeline", options: { seed }, media: [], idempotency_key: key };
+  if (question.trim() !== "") request.question = question.trim();
+  return request;
 }
 
 /** A question and its answer, as far as there is one. */
@@ -57,7 +64,7 @@ export function exchanges(job: Job, answer: string | null, jobs: readonly Job[])
   const files = filesOf(asked);
   const earlier = jobs
     .filter((other) => other.created_at < job.created_at && other.id !== job.id && other.result?.text != null)
-    .filter((other) => other.request.asked && filesOf(other.request.asked) === files)
+    .filter((other) => other.kind === "understand" && other.request.asked && filesOf(other.request.asked) === files)
     .toSorted((a, b) => a.created_at - b.created_at)
     .map((other) => ({ question: other.request.prompt, answer: other.result?.text ?? null, job: other.id }));
   return [...earlier.slice(-REMEMBERED), own];
@@ -91,7 +98,7 @@ export function followUp(
   key: string,
 ): UnderstandRequest | null {
   const { asked, prompt } = job.request;
-  if (!asked) return null;
+  if (!asked || job.kind !== "understand") return null;
   const system = asked.messages.filter(({ role }) => role === "system");
   const spoken = remember ? conversation(asked, prompt, answer).filter(({ role }) => role !== "system") : [];
   return {

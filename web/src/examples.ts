@@ -12,6 +12,24 @@ export const EXAMPLES: readonly string[] = [
   "a large green ring on a white background",
 ];
 
+/** The prompts that the page offers for videos. */
+export const FILMS: readonly string[] = [
+  "a small green star moves left over a white background",
+  "a large red circle moves down over a blue background",
+  "a small yellow cross spins over a black background",
+];
+
+/** What a shape of that world can do. A circle or a ring that spins cannot be told from one that does not. */
+const MOTIONS = ["moves left", "moves right", "moves up", "moves down", "grows", "shrinks", "spins"];
+
+/** A prompt for a video that nobody wrote. */
+export function surpriseFilm(random: () => number): string {
+  const still = surprise(random);
+  const round = /circle|ring/.test(still);
+  const motions = MOTIONS.filter((motion) => !(round && motion === "spins"));
+  return still.replace(" on a ", ` ${motions[Math.floor(random() * motions.length)] ?? "grows"} over a `);
+}
+
 /** A prompt that nobody wrote; `random` gives numbers from 0 to 1, as `Math.random` does. */
 export function surprise(random: () => number): string {
   const pick = (words: readonly string[]) => words[Math.floor(random() * words.length)] ?? "";

@@ -1,13 +1,17 @@
 /** Puts the parts of the page together: state below, looks above, and the address bar beside them. */
 
 import { App } from "./app";
-import type { Job, JobRequest, UnderstandRequest } from "./protocol/types";
+import type { AskRequest, Job, MakeRequest } from "./protocol/types";
 import { baseOf, hashOfJob, jobInHash, modeInHash } from "./protocol/urls";
-import { Store, type Chosen, type Line, type Mode } from "./store";
+import { MODES, Store, type Chosen, type Line, type Mode } from "./store";
 import { Asker } from "./ui/asker";
+import { Cinema } from "./ui/cinema";
 import { Composer } from "./ui/composer";
+import { Director } from "./ui/director";
 import { byId, prefersStillness, setText } from "./ui/dom";
 import { History } from "./ui/history";
+import { Launcher } from "./ui/launcher";
+import { Legs } from "./ui/legs";
 import { Scene } from "./ui/scene";
 import { Stage } from "./ui/stage";
 import { startTheme } from "./ui/theme";
@@ -21,7 +25,7 @@ const store = new Store();
 const app = new App(store, base);
 
 const composer = new Composer({
-  submit: (request) => void submit(request),
+  submit: (request) => void submit(request, "stage", "easel"),
   problem: (problem) => store.set({ problem }),
 });
 
@@ -38,7 +42,7 @@ const stage = new Stage(base, {
 });
 
 const asker = new Asker(base, {
-  ask: (request, chosen) => void ask(request, chosen),
+  ask: (request, chosen) => void ask(request, chosen, "scene", "talk"),
   choose,
   stopSending: () => app.stopSending(),
   problem: (problem) => store.set({ problem }),
@@ -49,27 +53,52 @@ const scene = new Scene(base, {
   askOn: (question, remember) => app.askOn(question, remember),
 });
 
+const director = new Director({
+  submit: (request) => void submit(request, "cinema", "film-screen"),
+  problem: (problem) => store.set({ problem }),
+});
+
+const cinema = new Cinema(base, {
+  look: (looking) => store.set({ looking }),
+  cancel: () => void app.cancelShown(),
+  reroll: () => void app.rerollShown(),
+  canReroll: () => app.requestOfShown() !== null,
+  edit: ({ request, model }) => {
+    director.fill(request.prompt, request.options, model);
+    byId("director", HTMLFormElement).scrollIntoView({ block: "nearest" });
+  },
+});
+
+const launcher = new Launcher(base, {
+  launch: (request, chosen) => void ask(request, chosen, "legs", "legs"),
+  choose,
+  stopSending: () => app.stopSending(),
+  problem: (problem) => store.set({ problem }),
+});
+
+const legs = new Legs(base, { cancel: () => void app.cancelShown() });
+
 const history = new History(base, () => void app.loadOlder());
 
-async function submit(request: JobRequest): Promise<void> {
-  if (!(await app.submit(request))) return;
-  // On a narrow screen the stage is below the form, out of sight.
-  const easel = byId("easel", HTMLElement).getBoundingClientRect();
-  if (easel.top >= 0 && easel.bottom <= innerHeight) return;
-  byId("stage", HTMLElement).scrollIntoView({ behavior: prefersStillness() ? "auto" : "smooth" });
+async function submit(request: MakeRequest, place: string, part: string): Promise<void> {
+  if (await app.submit(request)) bringIntoSight(place, part);
 }
 
-async function ask(request: UnderstandRequest, chosen: readonly Chosen[]): Promise<void> {
-  if (!(await app.ask(request, chosen))) return;
-  const talk = byId("talk", HTMLElement).getBoundingClientRect();
-  if (talk.top >= 0 && talk.bottom <= innerHeight) return;
-  byId("scene", HTMLElement).scrollIntoView({ behavior: prefersStillness() ? "auto" : "smooth" });
+async function ask(request: AskRequest, chosen: readonly Chosen[], place: string, part: string): Promise<void> {
+  if (await app.ask(request, chosen)) bringIntoSight(place, part);
+}
+
+/** On a narrow screen the place where things happen is below the form; a part of it says whether that is out of sight. */
+function bringIntoSight(place: string, part: string): void {
+  const { top, bottom } = byId(part, HTMLElement).getBoundingClientRect();
+  if (top >= 0 && bottom <= innerHeight) return;
+  byId(place, HTMLElement).scrollIntoView({ behavior: prefersStillness() ? "auto" : "smooth" });
 }
 
 /** What was chosen is shown at once, in the place of what an earlier question was about. */
 function choose(chosen: readonly Chosen[]): void {
   if (store.state.run !== null && chosen.length > 0) {
-    window.history.pushState(null, "", "#understand");
+    window.history.pushState(null, "", `#${store.state.mode}`);
     named = null;
     app.open(null);
   }
@@ -93,6 +122,10 @@ store.listen((state) => {
   stage.render(state);
   asker.render(state);
   scene.render(state);
+  director.render(state);
+  cinema.render(state);
+  launcher.render(state);
+  legs.render(state);
   setText(byId("announcer", HTMLElement), state.run ? announcement(state.run) : "");
   history.render(state);
   const line = byId("line", HTMLElement);
@@ -103,14 +136,15 @@ store.listen((state) => {
 /** Shows the part of the page that a mode is about. */
 function showMode(mode: Mode): void {
   for (const part of document.querySelectorAll<HTMLElement>("[data-mode]")) part.hidden = part.dataset["mode"] !== mode;
-  for (const name of ["draw", "understand"] as const) {
+  for (const name of MODES) {
     const link = byId(`mode-${name}`, HTMLAnchorElement);
     if (name === mode) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
 }
 
-const modeOf = (job: Job): Mode => (job.request.asked ? "understand" : "draw");
+const KINDS: Record<string, Mode> = { image: "draw", understand: "understand", video: "video", pipeline: "pipeline" };
+const modeOf = (job: Job): Mode => KINDS[job.kind] ?? "draw";
 
 /** The address bar names the job on the stage, so that a reload, a bookmark and the back button find it again. */
 let named: string | null = null;
@@ -134,8 +168,8 @@ function openNamed(): void {
   if (mode !== null) store.set({ mode });
   app.open(named);
   if (named !== null) return;
-  if (mode === "understand") asker.focus();
-  else composer.focus();
+  const forms = { draw: composer, understand: asker, video: director, pipeline: launcher };
+  forms[mode ?? "draw"].focus();
 }
 window.addEventListener("hashchange", openNamed);
 window.addEventListener("popstate", openNamed);

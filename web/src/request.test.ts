@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { job } from "./testing";
 import { idempotencyKey, randomSeed, requestFrom, requestOf, reroll, type Draft } from "./request";
 
 const DRAFT: Draft = {
@@ -45,16 +46,18 @@ test("a re-roll changes the seed and the key, and nothing else", () => {
 });
 
 test("a job of the history can be sent again, unless it started from a picture", () => {
-  const view = { prompt: "p", options: { steps: 12, seed: 7, strength: 0.5 }, image: false, mask: false, asked: null };
-  expect(requestFrom(view, "shapes", "k")).toEqual({
+  const request = { prompt: "p", options: { steps: 12, seed: 7, strength: 0.5 }, image: false, mask: false, asked: null };
+  const shown = (change: object = {}, kind = "image") => job({ kind, request: { ...request, ...change } });
+  expect(requestFrom(shown(), "k")).toEqual({
     kind: "image",
     model: "shapes",
     prompt: "p",
     options: { steps: 12, seed: 7 },
     idempotency_key: "k",
   });
-  expect(requestFrom({ ...view, image: true }, "shapes", "k")).toBeNull();
-  expect(requestFrom({ ...view, asked: { messages: [], media: [], options: {} } }, "shapes", "k")).toBeNull();
+  expect(requestFrom(shown({}, "video"), "k")?.kind).toBe("video");
+  expect(requestFrom(shown({ image: true }), "k")).toBeNull();
+  expect(requestFrom(shown({ asked: { messages: [], media: [], options: {} } }), "k")).toBeNull();
 });
 
 test("seeds and keys differ, and seeds fit 32 bits", () => {

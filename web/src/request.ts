@@ -1,6 +1,6 @@
 /** From what the form holds to the job that is sent. */
 
-import type { ImageOptions, JobRequest, RequestView } from "./protocol/types";
+import type { ImageOptions, Job, JobRequest, MakeRequest } from "./protocol/types";
 
 /** A picture to start from, and the mask that says where to draw anew. Both are `data:` URLs of PNG files. */
 export interface Start {
@@ -63,7 +63,7 @@ export function requestOf(draft: Draft, seed: number, key: string): JobRequest {
 }
 
 /** The same job once more, with another seed and another key. */
-export function reroll(request: JobRequest, seed: number, key: string): JobRequest {
+export function reroll<T extends MakeRequest>(request: T, seed: number, key: string): T {
   return { ...request, options: { ...request.options, seed }, idempotency_key: key };
 }
 
@@ -71,8 +71,9 @@ export function reroll(request: JobRequest, seed: number, key: string): JobReque
  * A request that can be sent again, made from what the server tells about a job; nothing where the job started from a
  * picture, because the server does not hand that out again, and where it is a question.
  */
-export function requestFrom(view: RequestView, model: string | null, key: string): JobRequest | null {
-  if (view.image || view.mask || view.asked) return null;
-  const { strength: _, ...options } = view.options;
-  return { kind: "image", model, prompt: view.prompt, options, idempotency_key: key };
+export function requestFrom({ kind, request, model }: Job, key: string): MakeRequest | null {
+  if (request.image || request.mask || request.asked) return null;
+  const { strength: _, ...options } = request.options;
+  if (kind === "video") return { kind, model, prompt: request.prompt, options, idempotency_key: key };
+  return { kind: "image", model, prompt: request.prompt, options, idempotency_key: key };
 }

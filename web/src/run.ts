@@ -3,7 +3,7 @@
  * start after a reconnect; applying them all leaves the same `Run` as applying them once.
  */
 
-import { isOver, type Job, type JobEvent, type JobState, type ShownFrame } from "./protocol/types";
+import { isOver, type Job, type JobEvent, type JobState, type ShownFrame, type Stage } from "./protocol/types";
 
 /** One picture of the filmstrip. */
 export interface Frame {
@@ -22,30 +22,39 @@ export interface Run {
   shown: readonly ShownFrame[];
   /** The answer so far; `null` before its first word. */
   answer: string | null;
+  /** The stage that has begun last, and the previews of each; of a pipeline only. */
+  stage: string | null;
+  previews: Readonly<Record<string, readonly Frame[]>>;
   /** When the picture should be ready, in milliseconds of the page's clock. */
   due: number | null;
 }
 
 /** A run of which no event has been seen yet. */
 export function openRun(job: Job, now: number): Run {
-  return { job, last: 0, frames: [], shown: [], answer: job.result?.text ?? null, due: dueAt(job, now) };
+  const answer = textOf(job);
+  return { job, last: 0, frames: [], shown: [], answer, stage: null, previews: {}, due: dueAt(job, now) };
 }
 
 /** Takes over a newer view of the job; an older one (a late reply) changes nothing. */
 export function withJob(run: Run, job: Job, now: number): Run {
   if (job.id !== run.job.id || job.last_event < run.job.last_event) return run;
-  return { ...run, job, answer: job.result?.text ?? run.answer, due: dueAt(job, now) };
+  return { ...run, job, answer: textOf(job) ?? run.answer, due: dueAt(job, now) };
 }
 
 /** Applies one event. */
 export function withEvent(run: Run, event: JobEvent, now: number): Run {
   if (event.n <= run.last) return run;
+  const frames = framesAfter(run.frames, event);
+  const stage = event.event === "stage" ? event.stage.name : run.stage;
   const next = {
     ...run,
     last: event.n,
-    frames: framesAfter(run.frames, event),
-    shown: shownAfter(run.shown, event),
-    answer: run.job.result?.text ?? answerAfter(run.answer, event),
+    frames,
+    shown: shownAfter(run, event),
+    answer: textOf(run.job) ?? answerAfter(run, event),
+    stage,
+    // What a pipeline shows before its first stage is told belongs to that.
+    previews: event.event === "preview" ? { ...run.previews, [stage ?? "understand"]: frames } : run.previews,
   };
   // The view may be ahead of the events: what it says about the state is newer than this event then.
   if (event.n <= run.job.last_event) return next;
@@ -55,16 +64,19 @@ export function withEvent(run: Run, event: JobEvent, now: number): Run {
 }
 
 /** As the pictures, what was shown and said goes when an attempt starts from nothing. */
-function shownAfter(shown: readonly ShownFrame[], event: JobEvent): readonly ShownFrame[] {
-  if (event.event === "queued" || event.event === "started") return [];
+function shownAfter({ shown, job }: Run, event: JobEvent): readonly ShownFrame[] {
+  // A pipeline goes on with the stage that was interrupted.
+  if (event.event === "queued" || event.event === "started") return job.stages ? shown : [];
   return event.event === "frames" ? event.frames : shown;
 }
 
-function answerAfter(answer: string | null, event: JobEvent): string | null {
+function answerAfter({ answer, job }: Run, event: JobEvent): string | null {
   switch (event.event) {
     case "queued":
     case "started":
-      return null;
+      return job.stages ? answer : null;
+    case "stage":
+      return event.stage.result?.text ?? answer;
     case "token":
       // Piece number 0 begins the answer anew.
       return (event.index === 0 ? "" : (answer ?? "")) + event.text;
@@ -77,7 +89,7 @@ function answerAfter(answer: string | null, event: JobEvent): string | null {
 
 function framesAfter(frames: readonly Frame[], event: JobEvent): readonly Frame[] {
   // An attempt starts from nothing, so the pictures of an interrupted one go.
-  if (event.event === "queued" || event.event === "started") return [];
+  if (event.event === "queued" || event.event === "started" || event.event === "stage") return [];
   if (event.event !== "preview") return frames;
   const { step, src } = event;
   return [...frames.filter((frame) => frame.step !== step), { step, src }].sort((a, b) => a.step - b.step);
@@ -95,6 +107,10 @@ function jobAfter(job: Job, event: JobEvent): Job {
     case "frames":
     case "token":
       return job;
+    case "stage": {
+      const stages = job.stages?.map((stage) => (stage.name === event.stage.name ? event.stage : stage)) ?? null;
+      return { ...job, stages, progress: event.stage.state === "running" ? null : job.progress };
+    }
     case "finished":
       return { ...over(job, "finished"), result: event.result ?? job.result };
     case "failed":
@@ -102,6 +118,11 @@ function jobAfter(job: Job, event: JobEvent): Job {
     case "cancelled":
       return over(job, "cancelled");
   }
+}
+
+/** The answer, where a job or its first stage has one. */
+function textOf(job: Job): string | null {
+  return job.result?.text ?? job.stages?.find((stage: Stage) => stage.result?.text != null)?.result?.text ?? null;
 }
 
 function over(job: Job, state: JobState): Job {

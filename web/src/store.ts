@@ -4,7 +4,8 @@ import type { Model, Job } from "./protocol/types";
 import type { Run } from "./run";
 
 /** What the page is used for. */
-export type Mode = "draw" | "understand";
+export const MODES = ["draw", "understand", "video", "pipeline"] as const;
+export type Mode = (typeof MODES)[number];
 
 /** A video or picture that somebody has chosen to ask about. */
 export interface Chosen {

@@ -52,6 +52,7 @@ export function job(change: Partial<Job> = {}): Job {
       mask: false,
       asked: null,
     },
+    stages: null,
     ...change,
   };
 }

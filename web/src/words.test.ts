@@ -35,7 +35,7 @@ test("a waiting job says how many are ahead", () => {
 
 test("the screen counts every step, the screen reader hears three things", () => {
   const steps = Array.from({ length: 12 }, (_, step) =>
-    openRun(job({ state: "running", progress: { step: step + 1, total: 12, eta_ms: null } }), 0),
+    openRun(job({ state: "running", progress: { step: step + 1, total: 12, eta_ms: null, phase: null } }), 0),
   );
   expect(new Set(steps.map(headline)).size).toBe(12);
   expect([...new Set(steps.map(announcement))]).toEqual(["Drawing has started", "Drawing, more than half done"]);

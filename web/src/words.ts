@@ -1,5 +1,6 @@
 /** What the page says: numbers, times and states in words. */
 
+import type { Progress } from "./protocol/types";
 import type { Run } from "./run";
 
 /** `about 3 s left`, `about 2 min left`; nothing where it is not known. */
@@ -35,6 +36,45 @@ export function ago(then: number, now: number): string {
   if (hours < 24) return `${hours} h ago`;
   const days = Math.floor(hours / 24);
   return days === 1 ? "yesterday" : `${days} days ago`;
+}
+
+/** What the steps of a video's phases are, in words. */
+const PHASES: Record<string, string> = {
+  text: "Reading the prompt",
+  encode: "Reading the first picture",
+  denoise: "Taking shape",
+  decode: "Becoming pixels",
+};
+
+/** Where a run is that makes a video: which phase, and which step of it. */
+export function filming(progress: Progress | null): string {
+  if (!progress) return "Reading the prompt";
+  const { phase, step, total } = progress;
+  const words = PHASES[phase ?? "denoise"] ?? "Working";
+  return phase === "text" || step === 0 ? words : `${words}: step ${step} of ${total}`;
+}
+
+/** The one line that says where a video is. */
+export function filmHeadline(run: Run): string {
+  const { job } = run;
+  if (job.state === "running") return filming(job.progress);
+  if (job.state === "expired") return "The video is no longer kept on the server";
+  return job.state === "finished" && job.result?.cached ? "Finished at once: this was made before" : headline(run);
+}
+
+/** What the stages of a pipeline do. */
+const STAGES: Record<string, string> = { understand: "Watching", image: "Drawing", video: "Filming" };
+
+/** The one line that says where a pipeline is. */
+export function flowHeadline(run: Run): string {
+  const { job } = run;
+  if (job.state === "running") {
+    const at = job.stages?.findIndex(({ state }) => state === "running") ?? -1;
+    const stage = job.stages?.[at];
+    return stage ? `${STAGES[stage.name] ?? stage.name}: stage ${at + 1} of ${job.stages?.length}` : "Reading what you sent";
+  }
+  if (job.state === "expired") return "The video is no longer kept on the server";
+  return job.state === "finished" && job.result?.cached ? "Finished at once: this was made before" : headline(run);
 }
 
 /** The one line that says where a job is. */
@@ -88,6 +128,11 @@ export function answerHeadline(run: Run): string {
  */
 export function announcement(run: Run): string {
   const { job } = run;
+  if (job.kind === "pipeline") return job.state === "running" ? flowHeadline(run).replace(/:.*/, "") : flowHeadline(run);
+  if (job.kind === "video") {
+    // Which step it is would be a stammer.
+    return job.state === "running" ? filming(job.progress).replace(/:.*/, "") : filmHeadline(run);
+  }
   if (job.request.asked) {
     // Word by word would be a stammer: the answer is read once it is whole.
     if (job.state === "finished" && run.answer !== null) return `The answer: ${run.answer.trim()}`;

@@ -237,6 +237,37 @@ pub enum BenchCommand {
     Image(BenchImageArgs),
     /// A question about frames, from pixels and ids to the tokens of the answer, and a second one about the same frames.
     Understand(BenchUnderstandArgs),
+    /// Text-to-video, from prompt embeddings to frames.
+    Video(BenchVideoArgs),
+}
+
+/// `sango bench video`.
+#[derive(Debug, Args)]
+pub struct BenchVideoArgs {
+    /// The model folder; random weights are as good as real ones, and no text encoder is needed.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Width and height in pixels.
+    #[arg(long, value_name = "WxH", default_value = "256x256")]
+    pub size: Size,
+    /// Number of frames.
+    #[arg(long, default_value_t = 25)]
+    pub frames: usize,
+    /// Denoising steps.
+    #[arg(long, default_value_t = 8)]
+    pub steps: usize,
+    /// Classifier-free guidance.
+    #[arg(long, default_value_t = 3.0)]
+    pub guidance: f32,
+    /// How weights are kept and multiplied.
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    pub dtype: Dtype,
+    /// Videos made; each figure is the median over them.
+    #[arg(long, default_value_t = 1)]
+    pub runs: usize,
+    /// Seed of the random embeddings and noise.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
 }
 
 /// `sango bench understand`.

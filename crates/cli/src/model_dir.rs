@@ -24,11 +24,13 @@ pub fn models_dir(named: Option<&Path>) -> anyhow::Result<PathBuf> {
         .context("no models folder found; name one with --models DIR or SANGO_MODELS")
 }
 
-/// The folder of `model` (a path, or a name as [`ModelFolder::find`] takes it); without `model`, the first one of `kind`.
+/// The folder of `model` (a path, or a name as [`ModelFolder::find`] takes it), or the single file that it is; without
+/// `model`, the first one of `kind`.
 pub fn resolve(model: Option<&str>, root: Option<&Path>, kind: ModelKind) -> anyhow::Result<PathBuf> {
-    if let Some(dir) = model.map(Path::new).filter(|dir| dir.is_dir()) {
-        sango_models::detect(dir)?;
-        return Ok(dir.to_path_buf());
+    if let Some(path) = model.map(Path::new).filter(|path| path.exists()) {
+        let found = sango_models::detect(path)?;
+        anyhow::ensure!(found == kind, "{} is a {found} model; this needs one of the kind {kind}", path.display());
+        return Ok(path.to_path_buf());
     }
     let root = models_dir(root)?;
     let models = ModelFolder::list(&root)?;

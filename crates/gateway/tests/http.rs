@@ -166,6 +166,37 @@ async fn questions_bring_files_of_any_size_and_ask_about_them_again() {
 }
 
 #[tokio::test]
+async fn a_pipeline_hands_out_what_each_stage_made() {
+    let server = TestServer::start().await;
+    let picture = sango_media::encode_png(&sango_media::RgbImage::new(4, 2), &[]).unwrap();
+    let job =
+        json!({"kind": "pipeline", "question": "a red star moves up over a blue background", "options": {"seed": 1}});
+    let (content_type, body) = form(&[("job", job.to_string().as_bytes()), ("media", &picture)]);
+    let answer = server.send("POST", "/v1/jobs", &[("content-type", &content_type)], &body).await;
+    assert_eq!(answer.status, 202, "{}", answer.json());
+    let id = id(&answer.json());
+    let done = server.wait(&id, "finished").await;
+    let result = format!("/v1/jobs/{id}/result");
+    for (n, (stage, kind)) in
+        [("understand", "application/json"), ("image", "image/png"), ("video", "video/mp4")].into_iter().enumerate()
+    {
+        let view = &done["stages"][n]["result"];
+        assert_eq!(view["url"], format!("{result}?stage={stage}"));
+        let file = server.get(view["url"].as_str().unwrap()).await;
+        assert_eq!((file.status, file.headers["content-type"].as_str()), (200, kind));
+        let disposition = file.headers["content-disposition"].clone();
+        assert!(disposition.contains(&format!("sango-{id}-{stage}.")), "{disposition}");
+    }
+    let (whole, last) = (server.get(&result).await, server.get(&format!("{result}?stage=video")).await);
+    assert_eq!((whole.headers["content-type"].as_str(), &whole.body), ("video/mp4", &last.body));
+    let part = server.send("GET", &format!("{result}?stage=video"), &[("range", "bytes=0-3")], b"").await;
+    assert_eq!((part.status, &part.body[..]), (206, &b"film"[..]));
+    for nothing in ["pipeline", "", "x"] {
+        assert_eq!(server.get(&format!("{result}?stage={nothing}")).await.code(), "not_found");
+    }
+}
+
+#[tokio::test]
 async fn every_refusal_has_its_code() {
     let server = TestServer::start().await;
     let unknown = "/v1/jobs/0199b2c4-5c1e-7f3a-9a55-0c8f7f1d2e3b";
@@ -194,7 +225,8 @@ async fn every_refusal_has_its_code() {
     assert_eq!(post(b"{\"kind\":").await.code(), "invalid_request");
     assert_eq!(post(b"\xff\xfe").await.code(), "invalid_request");
     assert_eq!(server.send("POST", "/v1/jobs", &[], b"{}").await.code(), "unsupported_media_type");
-    assert_eq!(server.post(&json!({"kind": "video", "prompt": "x"})).await.code(), "unsupported_kind");
+    assert_eq!(server.post(&json!({"kind": "video"})).await.code(), "invalid_request");
+    assert_eq!(server.post(&json!({"kind": "pipeline"})).await.code(), "invalid_option");
     assert_eq!(server.post(&image(&"x".repeat(10_000))).await.code(), "too_large");
     assert_eq!(server.post(&image(&"x".repeat(MAX_BODY))).await.code(), "too_large");
     assert_eq!(server.post(&json!({"kind": "image", "prompt": "x", "model": "none"})).await.code(), "unknown_model");

@@ -60,8 +60,6 @@ error_table! {
     InvalidOption, "invalid_option", 422;
     /// An image or mask that cannot be decoded.
     InvalidMedia, "invalid_media", 422;
-    /// A kind of job this server cannot do.
-    UnsupportedKind, "unsupported_kind", 422;
     /// One socket joined too many topics.
     TooManyTopics, "too_many_topics", 429;
     /// A bug: a panic or a broken invariant.

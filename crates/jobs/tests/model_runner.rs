@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sango_jobs::worker::ModelRunner;
-use sango_jobs::{EmbeddedConfig, EmbeddedEngine, Engine, ErrorKind, JobView, Runner, State, Submission};
-use sango_media::{Limits, Rgb, RgbImage, encode_png, load_image};
+use sango_jobs::{EmbeddedConfig, EmbeddedEngine, Engine, ErrorKind, JobView, Runner, State, Submission, Task};
+use sango_media::{Limits, Rgb, RgbImage, Video, VideoLimits, encode_png, load_image};
 use sango_models::LoadOptions;
 use serde_json::{Value, json};
 use support::{ended, follow, image_task};
@@ -134,6 +134,80 @@ fn a_damaged_model_fails_its_jobs_and_a_repaired_one_is_read_again() {
     fs::write(&weights, &whole).unwrap();
     run(&engine, job("mine", json!({"steps": 2, "seed": 1})));
     assert!(engine.models().unwrap()[0].loaded);
+}
+
+/// A request for a video of the smallest model.
+fn film(options: Value) -> Submission {
+    let job = json!({"kind": "video", "model": "ltx-video-plain/model", "prompt": "a red circle", "options": options});
+    Submission::from_json(job).unwrap()
+}
+
+#[test]
+fn words_become_the_same_video_each_time() {
+    let options = json!({"steps": 3, "frames": 9, "fps": 10, "width": 64, "height": 64, "seed": 3});
+    let hashes: Vec<String> = (0..2)
+        .map(|_| {
+            let folder = tempfile::tempdir().unwrap();
+            let engine = engine(&cases(), folder.path());
+            let job = run(&engine, film(options.clone()));
+            let file = engine.result(job.id).unwrap();
+            let video = Video::open(&file.path, &VideoLimits::default()).unwrap();
+            let info = video.info();
+            assert_eq!((info.frames, info.width, info.height, info.codec.as_str()), (9, 64, 64, "h264"));
+            assert!((info.fps - 10.0).abs() < 1e-6, "{info:?}");
+            let events = engine.events_after(job.id, 0).unwrap();
+            let progress = events.iter().filter(|event| event.event.as_str() == "progress");
+            let told: Vec<_> =
+                progress.map(|event| (event.data["phase"].clone(), event.data["step"].clone())).collect();
+            let denoise: Vec<_> = told.iter().filter(|(phase, _)| phase == "denoise").map(|(_, step)| step).collect();
+            assert_eq!(denoise, [1, 2, 3]);
+            assert_eq!((&told[0].0, &told.last().unwrap().0), (&json!("text"), &json!("decode")));
+            let previews = events.iter().filter(|event| event.event.as_str() == "preview").count();
+            assert!((1..=2).contains(&previews), "{previews}");
+            file.sha256
+        })
+        .collect();
+    assert_eq!(hashes[0], hashes[1]);
+}
+
+#[test]
+fn a_video_begins_with_a_picture_of_any_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(&cases(), folder.path());
+    let options = json!({"steps": 2, "frames": 9, "width": 64, "height": 64, "seed": 3});
+    let plain = run(&engine, film(options.clone())).result.unwrap().sha256;
+    let photo = RgbImage::from_fn(300, 200, |x, y| Rgb([x as u8, y as u8, 90]));
+    let mut begun = film(options.clone());
+    begun.image = Some(encode_png(&photo, &[]).unwrap());
+    let job = run(&engine, begun.clone());
+    assert_ne!(job.result.unwrap().sha256, plain);
+    let Task::Video(task) = &job.request.task else { panic!("{job:?}", job = job.request) };
+    assert_eq!((task.options.strength, task.image.as_ref().map(|image| image.width)), (Some(1.0), Some(300)));
+    let mut loosely = film(json!({"steps": 2, "frames": 9, "width": 64, "height": 64, "seed": 3, "strength": 0.5}));
+    loosely.image = begun.image.clone();
+    assert_ne!(run(&engine, loosely).result.unwrap().sha256, plain);
+}
+
+#[test]
+fn what_a_model_cannot_film_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(&cases(), folder.path());
+    let models = engine.models().unwrap();
+    let model = models.iter().find(|model| model.name == "ltx-video-plain/model").unwrap();
+    let video = model.video.unwrap();
+    assert_eq!((model.kind.as_str(), video.frames % video.frames_multiple_of), ("ltx-video", 1));
+    for (options, words) in [
+        (json!({"frames": 10}), "and one"),
+        (json!({"width": model.multiple_of.unwrap() + 1}), "multiple of"),
+        (json!({"stg_scale": 1.0}), "stg_blocks"),
+    ] {
+        let error = engine.submit(film(options)).unwrap_err();
+        assert!(error.kind == ErrorKind::InvalidOption && error.message.contains(words), "{error}");
+    }
+    // What does not fit into memory is known once the model is there, and before any work is done.
+    let huge = film(json!({"frames": 257, "width": 2_048, "height": 2_048, "seed": 1}));
+    let error = ended(&engine, engine.submit(huge).unwrap().job.id).error.unwrap();
+    assert!(error.kind == ErrorKind::TooLarge && error.message.contains("memory"), "{error}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::config::read_json;
 use crate::error::{ModelError, Result};
+use crate::ltx_video::LtxCheckpoint;
 
 /// The kinds of model that this crate runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,16 +35,16 @@ const KNOWN: &str = "known are aMUSEd and LTX-Video folders in diffusers layout 
                      LTXPipeline), Lightricks' single files (.safetensors) and SmolVLM2 folders in transformers layout \
                      (config.json with SmolVLMForConditionalGeneration)";
 
-/// Reads the kind of model from `model_index.json`, or from `transformer/config.json` where a folder lacks it. A file is
-/// one of Lightricks' where it is a safetensors file; loading it tells whether it is.
+/// Reads the kind of model from `model_index.json`, or from `transformer/config.json` where a folder lacks it. A safetensors
+/// file, or a folder with nothing but one, may be one of Lightricks' single files.
 ///
 /// # Errors
 /// [`ModelError::UnknownModel`] when neither names a known model, [`ModelError::Json`] for a damaged file.
 pub fn detect(dir: impl AsRef<Path>) -> Result<ModelKind> {
     let dir = dir.as_ref();
     let unknown = |detail: String| ModelError::UnknownModel { dir: dir.to_owned(), detail };
-    if dir.is_file() && dir.extension().is_some_and(|extension| extension == "safetensors") {
-        return Ok(ModelKind::LtxVideo);
+    if dir.is_file() {
+        return LtxCheckpoint::open(dir).map(|_| ModelKind::LtxVideo);
     }
     if !dir.is_dir() {
         return Err(unknown("there is no such folder".into()));
@@ -67,5 +68,6 @@ pub fn detect(dir: impl AsRef<Path>) -> Result<ModelKind> {
             None => Err(unknown(format!("{file} does not name a model class; {KNOWN}"))),
         };
     }
-    Err(unknown(format!("no model_index.json or config.json; {KNOWN}")))
+    let single_file = LtxCheckpoint::open(dir).map(|_| ModelKind::LtxVideo);
+    single_file.map_err(|_| unknown(format!("no model_index.json or config.json; {KNOWN}")))
 }

@@ -33,6 +33,7 @@ pub mod ltx_video;
 pub mod parity;
 pub mod pixels;
 pub mod smolvlm2;
+pub mod t5;
 
 use std::path::PathBuf;
 

@@ -5,6 +5,7 @@
 //! | kind | inputs | outputs |
 //! |---|---|---|
 //! | amused | `prompt_ids`, `negative_prompt_ids` i64 `[1, 77]`, `micro_conds` `[1, 5]`, `steps` i64 `[1]`, `guidance_scale` `[1]`, `temperature` `[2]`, `gumbel_sample` `[steps, tokens, codebook]`, `gumbel_mask` `[steps, tokens]`; optional `image` `[1, 3, H, W]` in 0..1 with `strength` `[1]` and `mask_noise` `[tokens]`, or with `mask` `[1, 1, H, W]` | `prompt_embeds` `[1, 77, D]`, `pooled_embeds` `[1, D]`, `logits` `[1, tokens, codebook]` (first step, guided), `tokens` i64 `[steps made, tokens]`, `image` `[1, 3, H, W]` |
+//! | ltx-video | `prompt_ids`, `prompt_mask`, `negative_prompt_ids`, `negative_prompt_mask` i64 `[1, S]`, `latents` `[1, C, F, h, w]` (the noise), `steps` i64 `[1]`, `guidance_scale`, `guidance_rescale`, `frame_rate`, `decode_timestep`, `decode_noise_scale` `[1]`, `decode_noise` `[1, C, F, h, w]`; optional `image` `[1, 3, H, W]` in −1..1 | `prompt_embeds` `[1, S, D]`, `velocity` `[1, C, F, h, w]` (first step, guided), `latents` `[1, C, F, h, w]` (final, normalised), `video` `[1, 3, T, H, W]` (not clamped) |
 //! | smolvlm2 | `input_ids` i64 `[B, L]`, optional `pixel_values` `[B, F, 3, H, W]` and `pixel_attention_mask` `[B, F, H, W]`, `max_new_tokens` i64 `[1]` | `image_features` `[pictures that are not blank, tokens, D]`, `logits` `[B, L, V]`, `generated_ids` i64 `[B, N]` (greedy, new tokens only) |
 
 use std::path::Path;
@@ -12,7 +13,8 @@ use std::path::Path;
 use sango_tensor::{DType, Tensor, Weights, save};
 
 use crate::amused::{self, AmusedPipeline};
-use crate::error::{ModelError, Result};
+use crate::error::Result;
+use crate::ltx_video::{self, LTXVideoPipeline};
 use crate::smolvlm2::{self, SmolVLMForConditionalGeneration};
 use crate::{LoadOptions, ModelKind, detect};
 
@@ -35,8 +37,8 @@ pub fn run_with(model_dir: &Path, inputs: &Path, outputs: &Path, options: &LoadO
             amused::parity::run(&pipeline, &Weights::open_file(inputs)?)?
         }
         ModelKind::LtxVideo => {
-            let detail = "LTX-Video cannot be run yet".into();
-            return Err(ModelError::UnknownModel { dir: model_dir.to_owned(), detail });
+            let pipeline = LTXVideoPipeline::load(model_dir, options)?;
+            ltx_video::parity::run(&pipeline, &Weights::open_file(inputs)?)?
         }
         ModelKind::SmolVLM2 => {
             let model = SmolVLMForConditionalGeneration::load(model_dir, options)?;

@@ -104,9 +104,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             measure(&name, flops, || Ok(conv3d(&x, &shape, &w, &Epilogue::default(), &mut out)?))?;
         }
     }
-    for (batch, heads, q_len, kv_len, head_dim) in
-        [(2, 16, 256, 256, 64), (2, 16, 256, 77, 64), (1, 12, 1024, 1024, 64), (1, 32, 2048, 2048, 64)]
-    {
+    for (batch, heads, q_len, kv_len, head_dim) in [
+        (2, 16, 256, 256, 64),
+        (2, 16, 256, 77, 64),
+        (1, 12, 1024, 1024, 64),
+        (2, 32, 256, 256, 64),
+        (2, 32, 256, 128, 64),
+        (1, 32, 2048, 128, 64),
+        (1, 32, 1024, 1024, 64),
+        (1, 32, 2048, 2048, 64),
+        (1, 32, 4096, 4096, 64),
+        (1, 32, 2048, 2048, 128),
+    ] {
         let (q_strides, kv_strides) =
             (Strides::heads_first(heads, q_len, head_dim), Strides::heads_first(heads, kv_len, head_dim));
         let [q, k, v, out] = [q_strides, kv_strides, kv_strides, q_strides];

@@ -43,6 +43,8 @@ pub(crate) fn with<R>(len: usize, f: impl FnOnce(*mut u8) -> R) -> Result<R, Ker
         Some(buffer) => buffer,
         None => AlignedBytes::zeroed(len.checked_next_multiple_of(4096).ok_or(KernelError::OutOfMemory(len))?)?,
     };
+    #[cfg(test)]
+    let _lent = lent::Lent::new(buffer.len());
     let result = f(buffer.as_mut_ptr());
     STORE.with_borrow_mut(|store| {
         store.push(buffer);
@@ -52,6 +54,35 @@ pub(crate) fn with<R>(len: usize, f: impl FnOnce(*mut u8) -> R) -> Result<R, Ker
         }
     });
     Ok(result)
+}
+
+/// How much is lent on all threads together, for tests of what a kernel needs.
+#[cfg(test)]
+pub(crate) mod lent {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    static NOW: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+
+    pub(super) struct Lent(usize);
+
+    impl Lent {
+        pub(super) fn new(bytes: usize) -> Self {
+            MOST.fetch_max(NOW.fetch_add(bytes, SeqCst) + bytes, SeqCst);
+            Self(bytes)
+        }
+    }
+
+    impl Drop for Lent {
+        fn drop(&mut self) {
+            NOW.fetch_sub(self.0, SeqCst);
+        }
+    }
+
+    /// The most bytes that were lent at a time since the last call.
+    pub(crate) fn most() -> usize {
+        MOST.swap(NOW.load(SeqCst), SeqCst)
+    }
 }
 
 #[cfg(test)]

@@ -230,11 +230,11 @@ fn a_norm_on_the_way() {
 /// Frames that do not fit the copy all at once are convolved a few at a time.
 #[test]
 fn long_videos_in_bf16() {
-    let (t, size, channels) = (21, 128, 160);
+    let (t, size, channels) = (21, 128, 96);
+    let (x, w) = (noise(t * size * size * channels, 1), noise(3 * channels * 3, 2));
+    let packed = PackedConv3d::from_f32(&w, (3, channels), [3, 1, 1], Precision::Bf16).unwrap();
     for (time, stride) in [(TimePadding::Causal, 1), (TimePadding::Symmetric, 2), (TimePadding::None, 1)] {
         let shape = Conv3dShape { stride: [stride, 8, 8], ..Conv3dShape::new(1, t, size, size, time, 0) };
-        let (x, w) = (noise(t * size * size * channels, 1), noise(3 * channels * 3, 2));
-        let packed = PackedConv3d::from_f32(&w, (3, channels), [3, 1, 1], Precision::Bf16).unwrap();
         let [out_t, out_h, out_w] = shape.output([3, 1, 1]).unwrap();
         let run = |isa: Isa| {
             let mut out = vec![f32::NAN; out_t * out_h * out_w * 3];
@@ -242,7 +242,7 @@ fn long_videos_in_bf16() {
             out
         };
         let want = run(Isa::Scalar);
-        for isa in isas() {
+        for isa in isas().into_iter().filter(|isa| *isa != Isa::Scalar) {
             let worst = run(isa).iter().zip(&want).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
             assert!(worst < 1e-3, "{isa} {time:?}: off by {worst}");
         }

@@ -4,7 +4,7 @@ mod support;
 
 use half::bf16;
 use proptest::prelude::*;
-use sango_kernels::{Activation, BLayout, Epilogue, KernelError, PackedWeights, Precision, gemm, matmul};
+use sango_kernels::{Activation, BLayout, Epilogue, Gate, KernelError, PackedWeights, Precision, gemm, matmul};
 use support::{activate, check, isas, noise, reference_gemm};
 
 #[derive(Debug, Clone)]
@@ -161,6 +161,38 @@ fn matmul_takes_either_layout() {
             for (got, want) in out.iter().zip(&want) {
                 check(&format_args!("{isa} {layout:?}"), *got, want.value, want.magnitude);
             }
+        }
+    }
+}
+
+/// So long that only a part of each row stays in the cache: sums of many panels wait for the other parts.
+#[test]
+fn long_rows() {
+    let (activation, precision, seed) = (Activation::GeluTanh, Precision::Bf16, 3);
+    verify(&Case { m: 270, n: 300, k: 5200, precision, gated: false, bias: true, residual: true, activation, seed });
+}
+
+/// A gate between activation and residual, one row for several rows of the output.
+#[test]
+fn gates() {
+    let (m, n, k, stride) = (37, 45, 70, 50);
+    let (a, w, values, residual) = (noise(m * k, 1), noise(n * k, 2), noise(4 * stride, 3), noise(m * n, 4));
+    for precision in Precision::ALL {
+        let packed = PackedWeights::from_f32(&w, n, k, precision).unwrap();
+        for isa in isas() {
+            let (mut plain, mut out) = (vec![0.0; m * n], vec![0.0; m * n]);
+            let gate = Gate { values: &values, stride, rows: 10 };
+            let gated = Epilogue { gate: Some(gate), residual: Some(&residual), ..Epilogue::default() };
+            isa.run(|| gemm(&a, m, &packed, &Epilogue::default(), &mut plain).unwrap()).unwrap();
+            isa.run(|| gemm(&a, m, &packed, &gated, &mut out).unwrap()).unwrap();
+            for i in 0..m * n {
+                let want = plain[i] * values[i / n / 10 * stride + i % n] + residual[i];
+                assert!((out[i] - want).abs() <= 1e-5 * (1.0 + want.abs()), "{isa} {precision:?} at {i}");
+            }
+            let short = Epilogue { gate: Some(Gate { rows: 9, ..gate }), ..Epilogue::default() };
+            assert!(gemm(&a, m, &packed, &short, &mut out).is_err());
+            let none = Epilogue { gate: Some(Gate { rows: 0, ..gate }), ..Epilogue::default() };
+            assert!(gemm(&a, m, &packed, &none, &mut out).is_err());
         }
     }
 }

@@ -61,15 +61,27 @@ export class Studio {
     await page.getByLabel("What should the picture show?").fill(prompt);
     if (Object.keys(options).length === 0) return;
     if (!(await page.locator("#options").evaluate((fold) => fold.open))) await page.locator("#options > summary").click();
-    for (const [label, value] of Object.entries(options)) await page.getByLabel(label, { exact: true }).fill(value);
+    const form = page.locator("#composer");
+    for (const [label, value] of Object.entries(options)) await form.getByLabel(label, { exact: true }).fill(value);
+  }
+
+  /** Does what sends a job, and waits until the new job is shown; answers its id. */
+  async sends(press) {
+    const before = await this.shownJob();
+    await press();
+    await this.page.waitForFunction((old) => location.hash.startsWith("#job=") && location.hash !== old, `#job=${before}`);
+    return this.shownJob();
+  }
+
+  /** Waits until a video plays: its time goes on. Answers its size. */
+  async plays(selector) {
+    await this.page.waitForFunction((player) => document.querySelector(player)?.currentTime > 0.2, selector);
+    return this.page.locator(selector).evaluate(({ videoWidth, videoHeight }) => [videoWidth, videoHeight]);
   }
 
   /** Presses Draw, and waits until the new job is on the stage; answers its id. */
   async draw() {
-    const before = await this.shownJob();
-    await this.page.getByRole("button", { name: "Draw", exact: true }).click();
-    await this.page.waitForFunction((old) => location.hash.startsWith("#job=") && location.hash !== old, `#job=${before}`);
-    return this.shownJob();
+    return this.sends(() => this.page.getByRole("button", { name: "Draw", exact: true }).click());
   }
 
   /** The id of the job on the stage. */

@@ -15,6 +15,14 @@ const FILE = ["kind", "sha256", "bytes", "content_type", "width", "height", "dur
 const FRAME = ["media", "index", "time", "timestamp"];
 const RESULT = ["url", "content_type", "bytes", "sha256", "cached"];
 const PROGRESS = ["step", "total", "eta_ms"];
+const FILM = ["kind", "model", "prompt", "options", "image", "priority"];
+const STG = ["stg_scale", "stg_blocks", "stg_mode"];
+const TAKES = ["negative_prompt", "width", "height", "frames", "fps", "steps", "guidance_scale", "guidance_rescale", ...STG, "seed", "strength"];
+const PIPELINE = ["kind", "model", "question", "models", "options", "media", "priority"];
+const STAGES = ["understand", "image", "video"];
+const STAGE = ["name", "index", "total", "state", "prompt", "result"];
+const PHASES = ["text", "encode", "denoise", "decode"];
+const TYPES = { image: "image/png", understand: "application/json", video: "video/mp4", pipeline: "video/mp4" };
 const LIMITS = ["width", "height", "multiple_of", "steps", "guidance_scale", "bytes"];
 const MODEL = ["name", "kind", "tasks", "default", "loaded", ...LIMITS];
 const ERROR = ["code", "message", "status"];
@@ -26,6 +34,7 @@ const DATA = {
   preview: ["step", "content_type", "data"],
   frames: ["frames"],
   token: ["text", "index"],
+  stage: STAGE,
   finished: ["result"],
   failed: ["error"],
   cancelled: [],
@@ -54,12 +63,14 @@ function assertCount(value, least, what) {
 
 /** Checks a job's view, and that what it says fits together. */
 export function assertJob(job) {
-  assertFields(job, JOB, "a job");
+  const staged = job.kind === "pipeline";
+  assertFields(job, staged ? [...JOB, "stages"] : JOB, "a job");
   const { state } = job;
   assert.match(job.id, ID);
-  assert.ok(["image", "understand"].includes(job.kind), job.kind);
+  assert.ok(Object.keys(TYPES).includes(job.kind), job.kind);
   assert.equal(job.request.kind, job.kind);
-  assert.equal(typeof job.model, "string");
+  if (staged) assert.equal(job.model, null);
+  else assert.equal(typeof job.model, "string");
   assertTime(job.created_at, "created_at");
   const waits = ["queued", "interrupted"].includes(state);
   const ended = [...LAST, "expired"].includes(state);
@@ -77,7 +88,26 @@ export function assertJob(job) {
   assertCount(job.last_event, 1, "last_event");
   assertRequest(job.request);
   assert.equal(job.request.model, job.model);
+  if (staged) assertStages(job);
   return job;
+}
+
+/** Checks the stages of a job: as far as it has come they have finished, in their order. */
+function assertStages({ id, state, stages }) {
+  stages.forEach((stage, index) => assertStage(stage, id, index));
+  const states = stages.map((stage) => stage.state);
+  const made = states.findIndex((name) => name !== "finished");
+  if (state === "finished") assert.equal(made, -1, states.join());
+  else assert.ok(states.slice(made + 1).every((name) => ["waiting", "cancelled"].includes(name)), states.join());
+}
+
+function assertStage(stage, job, index = stage.index) {
+  assertFields(stage, STAGE, "a stage");
+  assert.deepEqual([stage.name, stage.index, stage.total], [STAGES[index], index, STAGES.length]);
+  assert.ok(["waiting", "running", "finished", "failed", "cancelled", "expired"].includes(stage.state), stage.state);
+  if (stage.state !== "finished") return assert.equal(stage.result, null);
+  assert.equal(typeof stage.prompt, "string");
+  assertResult(stage.result, job, stage.name, `?stage=${stage.name}`);
 }
 
 function assertAsked(request) {
@@ -110,33 +140,66 @@ export function assertFrames(frames) {
 
 function assertRequest(request) {
   if (request.kind === "understand") return assertAsked(request);
+  if (request.kind === "video") return assertFilm(request);
+  if (request.kind === "pipeline") return assertPipeline(request);
   assertFields(request, REQUEST, "a request");
   const { options, image, mask } = request;
   assertFields(options, OPTIONS, "options");
   // Every default is filled in; a strength is one of what starts from an image.
   for (const name of OPTIONS.filter((name) => name !== "strength")) assert.notEqual(options[name], null, name);
   assert.equal(options.strength === null, image === null);
-  for (const media of [image, mask].filter((media) => media !== null)) {
-    assertFields(media, MEDIA, "an image of a request");
-    assert.match(media.sha256, SHA256);
-    assert.match(media.content_type, /^image\//);
-    for (const name of ["bytes", "width", "height"]) assertCount(media[name], 1, name);
-  }
+  for (const media of [image, mask].filter((media) => media !== null)) assertImage(media);
+}
+
+function assertImage(media) {
+  assertFields(media, MEDIA, "an image of a request");
+  assert.match(media.sha256, SHA256);
+  assert.match(media.content_type, /^image\//);
+  for (const name of ["bytes", "width", "height"]) assertCount(media[name], 1, name);
+}
+
+function assertFilm(request) {
+  assertFields(request, FILM, "a request");
+  assertFilmOptions(request.options);
+  assert.equal(request.options.strength === null, request.image === null);
+  if (request.image !== null) assertImage(request.image);
+}
+
+function assertFilmOptions(options) {
+  assertFields(options, TAKES, "the options of a video");
+  // Every default is filled in, but for what only some ask for.
+  const asked = ["guidance_rescale", ...STG, "strength"];
+  for (const name of TAKES.filter((name) => !asked.includes(name))) assert.notEqual(options[name], null, name);
+}
+
+function assertPipeline({ options, models, media, ...request }) {
+  assertFields({ options, models, media, ...request }, PIPELINE, "a request");
+  assertFields(models, STAGES, "the models of a pipeline");
+  for (const name of STAGES) assert.equal(typeof models[name], "string", name);
+  assertFields(options, ["seed", ...STAGES], "the options of a pipeline");
+  assertCount(options.seed, 0, "seed");
+  assertFields(options.image, OPTIONS, "the options of the picture");
+  assertFilmOptions(options.video);
+  const { understand } = options;
+  assertAsked({ kind: "understand", model: models.understand, messages: [], options: understand, media, question: "", priority: 0 });
 }
 
 function assertProgress(progress) {
-  assertFields(progress, PROGRESS, "progress");
-  assertCount(progress.step, 1, "step");
+  const filming = "phase" in progress;
+  assertFields(progress, filming ? [...PROGRESS, "phase"] : PROGRESS, "progress");
+  if (filming) assert.ok(PHASES.includes(progress.phase), progress.phase);
+  assertCount(progress.step, filming ? 0 : 1, "step");
   assertCount(progress.total, progress.step, "total");
   if (progress.eta_ms !== null) assertCount(progress.eta_ms, 0, "eta_ms");
 }
 
-function assertResult(result, id, kind = "text" in result ? "understand" : "image") {
-  const understood = kind === "understand";
-  assertFields(result, understood ? [...RESULT, "text"] : RESULT, "a result");
-  assert.equal(result.url, `/v1/jobs/${id}/result`);
-  assert.equal(result.content_type, understood ? "application/json" : "image/png");
-  if (understood) assert.equal(typeof result.text, "string");
+function assertResult(result, id, kind = null, query = "") {
+  const says = kind === null ? "text" in result : ["understand", "pipeline"].includes(kind);
+  assertFields(result, says ? [...RESULT, "text"] : RESULT, "a result");
+  assert.equal(result.url, `/v1/jobs/${id}/result${query}`);
+  if (kind === null) assert.ok(Object.values(TYPES).includes(result.content_type), result.content_type);
+  else assert.equal(result.content_type, TYPES[kind]);
+  if (says) assert.equal(typeof result.text, "string");
   assertCount(result.bytes, 1, "bytes");
   assert.match(result.sha256, SHA256);
   assert.equal(typeof result.cached, "boolean");
@@ -150,7 +213,8 @@ export function assertEvent(event) {
   assert.match(event.job, ID);
   assert.ok(EVENTS.includes(event.event), `event is ${event.event}`);
   assertTime(event.at, "at");
-  assertFields(data, DATA[event.event], event.event);
+  // Checked where its fields are.
+  if (event.event !== "progress") assertFields(data, DATA[event.event], event.event);
   if ("attempt" in data) assertCount(data.attempt, 1, "attempt");
   if (event.event === "queued") assertCount(data.position, 1, "position");
   if (event.event === "progress") assertProgress(data);
@@ -163,18 +227,24 @@ export function assertEvent(event) {
     assertCount(data.index, 0, "index");
     assert.equal(typeof data.text, "string");
   }
+  if (event.event === "stage") assertStage(data, event.job);
   if (event.event === "finished") assertResult(data.result, event.job);
   if (event.event === "failed") assertFields(data.error, ERROR, "an error");
   return event;
 }
 
-/** Checks that events are numbered without a gap from `after + 1`, and that steps only grow. */
+/** Checks that events are numbered without a gap from `after + 1`, and that steps only grow, each stage and phase its own. */
 export function assertNumbered(events, after = 0) {
   assert.deepEqual(events.map(({ n }) => n), events.map((_, i) => after + i + 1));
-  for (const name of ["progress", "preview"]) {
-    const steps = events.filter(({ event }) => event === name).map(({ data }) => data.step);
-    assert.deepEqual(steps, [...new Set(steps)].sort((a, b) => a - b), `the steps of ${name}`);
+  const steps = new Map();
+  let stage = null;
+  for (const { event, data } of events) {
+    if (event === "stage") stage = data.name;
+    if (event !== "progress" && event !== "preview") continue;
+    const of = [event, stage, data.phase].join();
+    steps.set(of, [...(steps.get(of) ?? []), data.step]);
   }
+  for (const [of, told] of steps) assert.deepEqual(told, [...new Set(told)].sort((a, b) => a - b), `the steps of ${of}`);
   const times = events.map(({ at }) => at);
   assert.deepEqual(times, times.toSorted((a, b) => a - b));
 }
@@ -197,8 +267,13 @@ export function assertModel(model) {
     for (const name of LIMITS.filter((name) => name !== "bytes")) assert.equal(model[name], null, name);
     return assertCount(model.bytes, 1, "bytes");
   }
-  assertFields(model, MODEL, "a model");
-  assert.deepEqual(model.tasks, ["image"]);
+  const films = model.tasks.includes("video");
+  assertFields(model, films ? [...MODEL, "video"] : MODEL, "a model");
+  assert.deepEqual(model.tasks, [films ? "video" : "image"]);
+  if (films) {
+    assertFields(model.video, ["frames", "fps", "frames_multiple_of"], "what videos get");
+    assert.equal(model.video.frames % model.video.frames_multiple_of, 1 % model.video.frames_multiple_of);
+  }
   for (const name of LIMITS.filter((name) => name !== "guidance_scale")) assertCount(model[name], 1, name);
   assert.equal(typeof model.guidance_scale, "number");
   assert.equal(model.width % model.multiple_of, 0);

@@ -15,6 +15,12 @@ export function image(options = {}, fields = {}) {
   return { kind: "image", prompt: PROMPT, options: { seed: randomInt(2 ** 47), steps: 4, ...options }, ...fields };
 }
 
+/** A `video` job that nobody has asked for before: few steps of a short video. */
+export function film(options = {}, fields = {}) {
+  const own = { seed: randomInt(2 ** 47), steps: 2, frames: 9, ...options };
+  return { kind: "video", prompt: "a small green star moves left over a white background", options: own, ...fields };
+}
+
 /** The same, so slow that it does not end by itself before the test does. */
 export function slow(options = {}, fields = {}) {
   return image({ ...SLOW, ...options }, fields);

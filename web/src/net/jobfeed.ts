@@ -10,7 +10,7 @@ import { decodeEvent, decodeJob } from "../protocol/decode";
 import type { Job, JobEvent } from "../protocol/types";
 import { ask, Refused } from "./channel";
 
-const EVENTS = ["queued", "started", "progress", "preview", "frames", "token", "finished", "failed", "cancelled"] as const;
+const EVENTS = ["queued", "started", "progress", "preview", "frames", "token", "stage", "finished", "failed", "cancelled"] as const;
 
 /** What the feed asks and tells. */
 export interface FeedEvents {

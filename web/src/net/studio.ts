@@ -2,7 +2,7 @@
 
 import type { Channel, Socket } from "phoenix";
 import { decodeJob, decodeJobs, decodeModels } from "../protocol/decode";
-import type { Job, JobRequest, JobState, Model, UnderstandRequest } from "../protocol/types";
+import type { AskRequest, Job, JobState, MakeRequest, Model } from "../protocol/types";
 import { ask, NoAnswer, Refused, REPLY_MS } from "./channel";
 
 /** What the topic tells without being asked. */
@@ -15,7 +15,7 @@ export interface StudioEvents {
 
 /** A submitted job that the server has not answered yet. */
 interface Pending {
-  request: JobRequest | UnderstandRequest;
+  request: MakeRequest | AskRequest;
   settle: (outcome: Promise<Job>) => void;
 }
 
@@ -47,7 +47,7 @@ export class Studio {
    * Sends a job; answers how the server took it. When the line drops before the answer, the job is sent once more after
    * the next join: its idempotency key makes that the same job, even if the first one arrived.
    */
-  submit(request: JobRequest | UnderstandRequest): Promise<Job> {
+  submit(request: MakeRequest | AskRequest): Promise<Job> {
     return new Promise((resolve) => {
       const pending: Pending = {
         request,

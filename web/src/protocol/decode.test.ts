@@ -16,7 +16,7 @@ describe("a job", () => {
         error: { code: "c", message: "m", status: 500 },
       }),
     );
-    expect(decoded.progress).toEqual({ step: 12, total: 12, eta_ms: 0 });
+    expect(decoded.progress).toEqual({ step: 12, total: 12, eta_ms: 0, phase: null });
     expect(decoded.result).toEqual({ url: "/v1/jobs/x/result", content_type: "image/png", bytes: 4711, cached: true, text: null });
     expect(decoded.error?.status).toBe(500);
   });
@@ -70,7 +70,7 @@ test("a list of jobs has a next page or none", () => {
 test("a model keeps what the form needs", () => {
   const model = { name: "shapes", kind: "amused", tasks: ["image"], default: true, width: 64, height: 64, steps: 12 };
   expect(decodeModels({ models: [model] })).toEqual([
-    { name: "shapes", kind: "amused", tasks: ["image"], default: true, understand: null, width: 64, height: 64, steps: 12, guidance_scale: null },
+    { name: "shapes", kind: "amused", tasks: ["image"], default: true, understand: null, video: null, width: 64, height: 64, steps: 12, guidance_scale: null },
   ]);
 });
 
@@ -83,7 +83,7 @@ describe("an event", () => {
     expect(event("progress", { step: 2, total: 12, eta_ms: null })).toEqual({
       n: 3,
       event: "progress",
-      progress: { step: 2, total: 12, eta_ms: null },
+      progress: { step: 2, total: 12, eta_ms: null, phase: null },
     });
     expect(event("preview", { step: 2, content_type: "image/png", data: "AAAA" })).toEqual({
       n: 3,
@@ -100,7 +100,7 @@ describe("an event", () => {
   });
 
   test("that is newer than this page is dropped", () => {
-    expect(event("stage", { name: "video" })).toBeNull();
+    expect(event("chapter", { name: "video" })).toBeNull();
   });
 
   test("may not smuggle another type into a data URL", () => {

@@ -2,9 +2,9 @@
 
 import {
   JOB_STATES,
+  STAGE_STATES,
   type ApiError,
   type Asked,
-  type ImageOptions,
   type Job,
   type JobEvent,
   type JobResult,
@@ -14,8 +14,10 @@ import {
   type Progress,
   type RequestView,
   type ShownFrame,
+  type Stage,
   type Turn,
   type UnderstandOptions,
+  type VideoOptions,
 } from "./types";
 
 /** The server said something that the protocol does not allow. */
@@ -68,7 +70,12 @@ function state(value: unknown): JobState {
 
 function progress(value: unknown): Progress {
   const from = object(value, "progress");
-  return { step: number(from, "step"), total: number(from, "total"), eta_ms: maybeNumber(from, "eta_ms") };
+  return {
+    step: number(from, "step"),
+    total: number(from, "total"),
+    eta_ms: maybeNumber(from, "eta_ms"),
+    phase: typeof from["phase"] === "string" ? from["phase"] : null,
+  };
 }
 
 function result(value: unknown): JobResult {
@@ -88,11 +95,11 @@ function apiError(value: unknown): ApiError {
   return { code: string(from, "code"), message: string(from, "message"), status: number(from, "status") };
 }
 
-function options(value: unknown): ImageOptions {
+function options(value: unknown): VideoOptions {
   const from = object(value ?? {}, "options");
-  const decoded: ImageOptions = {};
+  const decoded: VideoOptions = {};
   if (typeof from["negative_prompt"] === "string") decoded.negative_prompt = from["negative_prompt"];
-  for (const key of ["steps", "guidance_scale", "strength", "width", "height"] as const) {
+  for (const key of ["steps", "guidance_scale", "strength", "width", "height", "frames", "fps"] as const) {
     const given = maybeNumber(from, key);
     if (given !== null) decoded[key] = given;
   }
@@ -106,6 +113,11 @@ function requestView(value: unknown): RequestView {
   const from = object(value, "request");
   if (from["kind"] === "understand") {
     return { prompt: string(from, "question"), options: {}, image: false, mask: false, asked: asked(from) };
+  }
+  if (from["kind"] === "pipeline") {
+    const seed = maybeNumber(object(from["options"] ?? {}, "options"), "seed");
+    const own: VideoOptions = seed !== null && Number.isSafeInteger(seed) ? { seed } : {};
+    return { prompt: string(from, "question"), options: own, image: false, mask: false, asked: asked(from) };
   }
   return {
     prompt: string(from, "prompt"),
@@ -162,6 +174,18 @@ export function decodeAnswer(value: unknown): { frames: ShownFrame[] } {
   return { frames: shownFrames(object(value, "the answer")["frames"]) };
 }
 
+function stage(value: unknown): Stage {
+  const from = object(value, "a stage");
+  const found = STAGE_STATES.find((known) => known === from["state"]);
+  if (!found) throw new DecodeError(`the state ${JSON.stringify(from["state"])} of a stage is unknown`);
+  return {
+    name: string(from, "name"),
+    state: found,
+    prompt: maybe(from["prompt"], () => string(from, "prompt")),
+    result: maybe(from["result"], result),
+  };
+}
+
 /** One job's view. */
 export function decodeJob(value: unknown): Job {
   const from = object(value, "job");
@@ -179,6 +203,7 @@ export function decodeJob(value: unknown): Job {
     error: maybe(from["error"], apiError),
     last_event: number(from, "last_event"),
     request: requestView(from["request"]),
+    stages: maybe(from["stages"], (value) => array(value, "stages").map(stage)),
   };
 }
 
@@ -209,6 +234,11 @@ export function decodeModels(value: unknown): Model[] {
         const from = object(value, "understand");
         return { frames: number(from, "frames"), max_tokens: number(from, "max_tokens") };
       }),
+      video: maybe(model["video"], (value) => {
+        const from = object(value, "video");
+        const [frames, fps] = [number(from, "frames"), number(from, "fps")];
+        return { frames, fps, frames_multiple_of: number(from, "frames_multiple_of") };
+      }),
     };
   });
 }
@@ -236,6 +266,8 @@ export function decodeEvent(value: unknown): JobEvent | null {
       return { n, event, frames: shownFrames(data["frames"]) };
     case "token":
       return { n, event, text: string(data, "text"), index: number(data, "index") };
+    case "stage":
+      return { n, event, stage: stage(data) };
     case "finished":
       return { n, event, result: maybe(data["result"], result) };
     case "failed":

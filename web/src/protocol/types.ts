@@ -27,6 +27,8 @@ export interface Progress {
   step: number;
   total: number;
   eta_ms: number | null;
+  /** What the steps are of, where a run has more than one kind of them. */
+  phase: string | null;
 }
 
 /** Where the finished bytes are. */
@@ -36,7 +38,7 @@ export interface JobResult {
   bytes: number;
   /** The server had already made exactly this. */
   cached: boolean;
-  /** The answer of an `understand` job. */
+  /** The answer of an `understand` job, and of a `pipeline`. */
   text: string | null;
 }
 
@@ -49,6 +51,19 @@ export interface ImageOptions {
   strength?: number;
   width?: number;
   height?: number;
+}
+
+/** What can be asked of a video model. A missing field takes the model's default. */
+export interface VideoOptions {
+  negative_prompt?: string;
+  steps?: number;
+  guidance_scale?: number;
+  seed?: number;
+  strength?: number;
+  width?: number;
+  height?: number;
+  frames?: number;
+  fps?: number;
 }
 
 /** What can be asked of an answer. A missing field takes the model's default. */
@@ -75,6 +90,18 @@ export interface UnderstandRequest {
   media: readonly { sha256: string }[];
   idempotency_key: string;
 }
+
+/** What is sent to have a clip understood, drawn and filmed anew. */
+export interface PipelineRequest {
+  kind: "pipeline";
+  question?: string;
+  options: { seed: number };
+  media: readonly { sha256: string }[];
+  idempotency_key: string;
+}
+
+/** What is sent with files, or with the hashes of files that the server has. */
+export type AskRequest = UnderstandRequest | PipelineRequest;
 
 /** A video or picture that a job is about, as the server knows it. */
 export interface Media {
@@ -109,14 +136,27 @@ export interface JobRequest {
   idempotency_key: string;
 }
 
+/** What is sent to have a video made. `image`, the first frame, is a `data:` URL. */
+export interface VideoRequest {
+  kind: "video";
+  model: string | null;
+  prompt: string;
+  options: VideoOptions;
+  image?: string;
+  idempotency_key: string;
+}
+
+/** What is made from words. */
+export type MakeRequest = JobRequest | VideoRequest;
+
 /** What the server tells about a job's request: its defaults filled in, and whether there were pictures, not which. */
 export interface RequestView {
-  /** What somebody wrote: the prompt of a picture, or a question. */
+  /** What somebody wrote: the prompt of a picture or video, or a question. */
   prompt: string;
-  options: ImageOptions;
+  options: VideoOptions;
   image: boolean;
   mask: boolean;
-  /** Of an `understand` job only. */
+  /** Of `understand` and `pipeline` jobs only. */
   asked: Asked | null;
 }
 
@@ -125,6 +165,17 @@ export interface Asked {
   messages: readonly Turn[];
   media: readonly Media[];
   options: UnderstandOptions;
+}
+
+/** Where a stage of a pipeline is. */
+export const STAGE_STATES = ["waiting", "running", "finished", "failed", "cancelled", "expired"] as const;
+
+/** A stage of a `pipeline` job: `understand`, `image` or `video`. */
+export interface Stage {
+  name: string;
+  state: (typeof STAGE_STATES)[number];
+  prompt: string | null;
+  result: JobResult | null;
 }
 
 /** A job as the server shows it. */
@@ -142,6 +193,8 @@ export interface Job {
   error: ApiError | null;
   last_event: number;
   request: RequestView;
+  /** Of a `pipeline` only. */
+  stages: readonly Stage[] | null;
 }
 
 interface EventBase {
@@ -158,6 +211,7 @@ export type JobEvent = EventBase &
     | { event: "preview"; step: number; src: string }
     | { event: "frames"; frames: readonly ShownFrame[] }
     | { event: "token"; text: string; index: number }
+    | { event: "stage"; stage: Stage }
     | { event: "finished"; result: JobResult | null }
     | { event: "failed"; error: ApiError }
     | { event: "cancelled" }
@@ -176,6 +230,8 @@ export interface Model {
   guidance_scale: number | null;
   /** What a question gets when it names nothing else; of models that answer only. */
   understand: { frames: number; max_tokens: number } | null;
+  /** What a video gets when it names nothing else; of models that make them only. */
+  video: { frames: number; fps: number; frames_multiple_of: number } | null;
 }
 
 /** True when nothing more can happen to the job. */

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { baseOf, hashOfJob, jobInHash, resultUrl, socketUrl } from "./urls";
+import { baseOf, hashOfJob, jobInHash, modeInHash, resultUrl, socketUrl } from "./urls";
 
 test.each([
   ["http://127.0.0.1:4000/", "http://127.0.0.1:4000/", "ws://127.0.0.1:4000/socket"],
@@ -30,4 +30,16 @@ test("the address bar names a job", () => {
   expect(jobInHash("")).toBeNull();
   expect(jobInHash("#prompt")).toBeNull();
   expect(jobInHash("#job=a/../b")).toBeNull();
+});
+
+test("the address bar names a mode", () => {
+  expect(["", "#", "#draw", "#understand", "#video", "#pipeline"].map(modeInHash)).toEqual([
+    "draw",
+    "draw",
+    "draw",
+    "understand",
+    "video",
+    "pipeline",
+  ]);
+  expect(modeInHash("#prompt")).toBeNull();
 });

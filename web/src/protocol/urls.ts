@@ -3,6 +3,8 @@
  * works at `/`, and below a prefix behind a proxy.
  */
 
+import { MODES, type Mode } from "../store";
+
 /** The folder of the page: the page's address without file name, query and hash. */
 export function baseOf(page: string): URL {
   return new URL(".", page);
@@ -31,9 +33,9 @@ export function resultUrl(path: string, base: URL): string | null {
 }
 
 /** What the page is used for, where the address bar says it. */
-export function modeInHash(hash: string): "draw" | "understand" | null {
-  if (hash === "#understand") return "understand";
-  return hash === "" || hash === "#" || hash === "#draw" ? "draw" : null;
+export function modeInHash(hash: string): Mode | null {
+  if (hash === "" || hash === "#") return "draw";
+  return MODES.find((mode) => hash === `#${mode}`) ?? null;
 }
 
 const JOB_HASH = /^#job=([A-Za-z0-9_-]{1,80})$/;

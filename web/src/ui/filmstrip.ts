@@ -2,16 +2,17 @@
 
 import { totalSteps, type Frame, type Run } from "../run";
 import { isOver } from "../protocol/types";
-import { byId, make } from "./dom";
+import { make } from "./dom";
 
 /** The row of frames below the picture. */
 export class Filmstrip {
-  readonly #list = byId("filmstrip", HTMLOListElement);
+  readonly #list: HTMLOListElement;
   readonly #onLook: (step: number | null) => void;
   #job = "";
   #looking: number | null = null;
 
-  constructor(onLook: (step: number | null) => void) {
+  constructor(list: HTMLOListElement, onLook: (step: number | null) => void) {
+    this.#list = list;
     this.#onLook = onLook;
     this.#list.addEventListener("click", (event) => {
       const step = stepOf(event.target);

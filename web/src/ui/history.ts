@@ -62,7 +62,14 @@ export class History {
     if (shown && sameLook(shown.job, job)) {
       showProgress(element, job);
     } else {
-      element.replaceChildren(this.#link(job));
+      const link = this.#link(job);
+      const [old, fresh] = [element.querySelector("video"), link.querySelector("video")];
+      // A clip that is there already is not fetched, and blank, once more.
+      if (old && fresh && old.dataset["src"] === fresh.dataset["src"]) {
+        this.#sight.unobserve(fresh);
+        fresh.replaceWith(old);
+      }
+      element.replaceChildren(link);
     }
     this.#shown.set(job.id, { element, job });
     return element;
@@ -74,8 +81,11 @@ export class History {
     link.title = job.request.prompt;
     link.dataset["state"] = job.state;
     const { asked } = job.request;
+    link.dataset["kind"] = job.kind;
     const url = job.state === "finished" && job.result ? resultUrl(job.result.url, this.#base) : null;
-    if (asked) {
+    if (url !== null && job.result?.content_type.startsWith("video/")) {
+      link.append(this.#clip(url));
+    } else if (asked) {
       link.append(this.#mediaOf(job));
     } else if (url === null) {
       const mark = make("span", "thumb-mark", MARKS[job.state]);
@@ -98,7 +108,18 @@ export class History {
     return link;
   }
 
-  /** What a question is about, as the browser shows it; a video's first moment, fetched when it comes into sight. */
+  /** A video's first moment, fetched when it comes into sight. */
+  #clip(url: string): HTMLVideoElement {
+    const video = make("video", "thumb-mark");
+    Object.assign(video, { muted: true, playsInline: true, loop: true, preload: "none" });
+    video.ariaHidden = "true";
+    video.addEventListener("loadedmetadata", () => video.classList.toggle("pixels", video.videoWidth < 192));
+    video.dataset["src"] = `${url}#t=0.1`;
+    this.#sight.observe(video);
+    return video;
+  }
+
+  /** What a question is about, as the browser shows it. */
   #mediaOf(job: Job): HTMLElement {
     const [first] = job.request.asked?.media ?? [];
     const url = mediaUrl(job.id, 0, this.#base);
@@ -109,13 +130,7 @@ export class History {
       image.src = url;
       return image;
     }
-    const video = make("video", "thumb-mark");
-    Object.assign(video, { muted: true, playsInline: true, preload: "none" });
-    video.ariaHidden = "true";
-    video.addEventListener("loadedmetadata", () => video.classList.toggle("pixels", video.videoWidth < 192));
-    video.dataset["src"] = `${url}#t=0.1`;
-    this.#sight.observe(video);
-    return video;
+    return this.#clip(url);
   }
 }
 

@@ -66,7 +66,7 @@ export class Scene {
 
   /** Shows the conversation, and what it is about. */
   render(state: State): void {
-    const run = state.run?.job.request.asked ? state.run : null;
+    const run = state.run?.job.kind === "understand" ? state.run : null;
     this.#run = run;
     this.#scene.dataset["state"] = run?.job.state ?? "empty";
     this.#scene.setAttribute("aria-busy", String(run?.job.state === "running"));
@@ -175,7 +175,7 @@ export class Scene {
 
 /** What a job is about, or what was chosen for the next one. The browser's own copy is nearer than the server's. */
 function reelsOf(job: Job | null, chosen: readonly Chosen[], base: URL): Reel[] {
-  const media = job?.request.asked?.media ?? null;
+  const media = job?.kind === "understand" ? (job.request.asked?.media ?? null) : null;
   if (!job || !media) return chosen.map(({ kind, url, file }) => ({ kind, url, name: file.name }));
   const same = chosen.length === media.length && chosen.every(({ file }, n) => file.size === media[n]?.bytes);
   return media.map((one, index) => ({

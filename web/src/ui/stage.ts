@@ -41,7 +41,7 @@ export class Stage {
   constructor(base: URL, actions: StageActions) {
     this.#base = base;
     this.#actions = actions;
-    this.#filmstrip = new Filmstrip((step) => {
+    this.#filmstrip = new Filmstrip(byId("filmstrip", HTMLOListElement), (step) => {
       clearInterval(this.#replay);
       actions.look(step);
     });
@@ -64,8 +64,7 @@ export class Stage {
 
   /** Shows the job on the stage. */
   render(state: State): void {
-    // A question has a scene of its own.
-    const run = state.run?.job.request.asked ? null : state.run;
+    const run = state.run?.job.kind === "image" ? state.run : null;
     const { looking } = state;
     if (run?.job.id !== this.#run?.job.id) clearInterval(this.#replay);
     this.#run = run;

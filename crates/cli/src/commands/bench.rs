@@ -1,6 +1,7 @@
 //! `sango bench`: where the time goes, from random inputs, on any folder of weights.
 
 pub mod understand;
+pub mod video;
 
 use crate::args::BenchImageArgs;
 use crate::{pixels, report};

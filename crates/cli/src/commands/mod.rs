@@ -29,6 +29,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Parity(args) => parity::run(&args, cli.json),
         Command::Bench(BenchCommand::Image(args)) => bench::image(&args, cli.json),
         Command::Bench(BenchCommand::Understand(args)) => bench::understand::run(&args, cli.json),
+        Command::Bench(BenchCommand::Video(args)) => bench::video::run(&args, cli.json),
         Command::Doctor(args) => doctor::run(&args, cli.json),
     }
 }

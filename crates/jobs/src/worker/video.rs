@@ -51,6 +51,15 @@ pub(super) fn prepare(task: &mut VideoTask, settings: &LTXVideoSettings) -> Resu
     options.steps.get_or_insert(steps(settings));
     options.negative_prompt.get_or_insert_default();
     options.guidance_scale.get_or_insert(settings.guidance_scale);
+    options.guidance_rescale.get_or_insert(settings.guidance_rescale);
+    // Its own blocks belong to the model's own scale; a scale of its own may be given for them.
+    if let Some(own) = &settings.stg {
+        let scale = *options.stg_scale.get_or_insert(f64::from(own.scale));
+        if scale > 0.0 {
+            options.stg_blocks.get_or_insert_with(|| own.blocks.iter().map(|block| *block as u32).collect());
+            options.stg_mode.get_or_insert(StgMode::from(own.mode));
+        }
+    }
     if task.image.is_some() {
         options.strength.get_or_insert(1.0);
     }
@@ -95,8 +104,10 @@ pub(super) fn run(
     files: &[PathBuf],
     context: &RunContext,
 ) -> Result<Output, JobError> {
-    let request = ltx_request(task, files)?;
-    let mut news = News { context, previews: PreviewBudget::new(), before: Instant::now(), phase: None };
+    let mut request = ltx_request(task, files)?;
+    // A model of few steps has levels of noise of its own for their usual number.
+    request.num_inference_steps = request.num_inference_steps.filter(|steps| *steps != pipeline.settings().steps);
+    let mut news = News { context, previews: PreviewBudget::new(), before: Instant::now(), last: None };
     let made = pipeline.generate(&request, &mut |event| news.tell(event))?;
     let options = EncodeOptions {
         stop: Some(Arc::new({
@@ -114,7 +125,7 @@ struct News<'a> {
     previews: PreviewBudget,
     /// When the event before this one came.
     before: Instant,
-    phase: Option<Phase>,
+    last: Option<(Phase, usize)>,
 }
 
 impl News<'_> {
@@ -128,7 +139,12 @@ impl News<'_> {
             LTXVideoEvent::Step { step, total, preview } => (Phase::Denoise, step, total, Some(preview)),
             LTXVideoEvent::Decode { done, total } => (Phase::Decode, done, total, None),
         };
-        if self.phase != Some(phase) {
+        // Between two parts of the work there are looks at whether to go on.
+        if self.last == Some((phase, done)) {
+            return ControlFlow::Continue(());
+        }
+        let begins = self.last.is_none_or(|(last, _)| last != phase);
+        if begins {
             self.context.count_from(phase, self.before, 0);
         }
         // The result follows the last step.
@@ -136,7 +152,8 @@ impl News<'_> {
         let preview = preview.as_deref().map(|bytes| Preview { content_type: "image/png", bytes });
         self.context.progress(done as u32, total as u32, preview)?;
         self.before = Instant::now();
-        if self.phase.replace(phase) != Some(phase) {
+        self.last = Some((phase, done));
+        if begins {
             // What was done before the first step was told may have taken its own time.
             self.context.count_from(phase, self.before, done as u32);
         }
@@ -162,15 +179,10 @@ fn ltx_request(task: &VideoTask, files: &[PathBuf]) -> Result<LTXVideoRequest, J
     request.num_inference_steps = options.steps.map(|steps| steps as usize);
     request.guidance_scale = options.guidance_scale.map(|scale| scale as f32);
     request.guidance_rescale = options.guidance_rescale.map(|rescale| rescale as f32);
-    request.stg = options.stg_scale.filter(|scale| *scale > 0.0).map(|scale| Stg {
+    request.stg = options.stg_scale.map(|scale| Stg {
         scale: scale as f32,
         blocks: options.stg_blocks.iter().flatten().map(|block| *block as usize).collect(),
-        mode: match options.stg_mode {
-            None | Some(StgMode::AttentionValues) => Mode::AttentionValues,
-            Some(StgMode::AttentionSkip) => Mode::AttentionSkip,
-            Some(StgMode::Residual) => Mode::Residual,
-            Some(StgMode::TransformerBlock) => Mode::TransformerBlock,
-        },
+        mode: options.stg_mode.map(Mode::from).unwrap_or_default(),
     });
     request.seed = options.seed.unwrap_or(0);
     if let Some(path) = files.first() {
@@ -188,6 +200,28 @@ fn ltx_request(task: &VideoTask, files: &[PathBuf]) -> Result<LTXVideoRequest, J
         }
     }
     Ok(request)
+}
+
+impl From<StgMode> for Mode {
+    fn from(mode: StgMode) -> Self {
+        match mode {
+            StgMode::AttentionValues => Self::AttentionValues,
+            StgMode::AttentionSkip => Self::AttentionSkip,
+            StgMode::Residual => Self::Residual,
+            StgMode::TransformerBlock => Self::TransformerBlock,
+        }
+    }
+}
+
+impl From<Mode> for StgMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::AttentionValues => Self::AttentionValues,
+            Mode::AttentionSkip => Self::AttentionSkip,
+            Mode::Residual => Self::Residual,
+            Mode::TransformerBlock => Self::TransformerBlock,
+        }
+    }
 }
 
 /// The frames of `[1, 3, T, H, W]` in 0..1 as MP4.

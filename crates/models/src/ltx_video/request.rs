@@ -1,6 +1,7 @@
-//! What a caller asks for, and the checks that it makes sense.
+//! What a caller asks for.
 
 use sango_tensor::Tensor;
+use serde::Deserialize;
 
 /// A prompt as text, as token ids where a caller tokenizes, or as the text encoder's states where a caller has them.
 #[derive(Debug, Clone)]
@@ -40,8 +41,8 @@ impl From<String> for LTXVideoPrompt {
 pub struct LTXVideoCondition {
     /// A picture `[1, 3, H, W]` or a video `[1, 3, T, H, W]`, in 0..1.
     pub frames: Tensor,
-    /// The frame of the new video that shows the first of them. Other frames than the first are multiples of the
-    /// model's temporal compression.
+    /// The frame of the new video that shows the first of them; for a video, a multiple of the model's temporal
+    /// compression.
     pub frame_index: usize,
     /// How strongly the video keeps to them, 0 to 1.
     pub strength: f32,
@@ -55,14 +56,15 @@ impl LTXVideoCondition {
 }
 
 /// What a layer leaves out in the pass that spatio-temporal guidance steers away from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum StgMode {
     /// Self-attention gives its values as they are, unmixed.
     #[default]
     AttentionValues,
     /// Self-attention gives its input back.
     AttentionSkip,
-    /// The layer's residual: what the layer adds is left out.
+    /// Self-attention is not added to its input but stands in its place.
     Residual,
     /// The whole layer is left out.
     TransformerBlock,

@@ -178,6 +178,14 @@ impl Weights {
         Ok(self.view(name)?.shape().to_vec())
     }
 
+    /// Checks that there is a tensor `name` of this shape, without reading its elements.
+    ///
+    /// # Errors
+    /// [`TensorError::MissingTensor`] or [`TensorError::WeightShape`].
+    pub fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.checked_view(name, shape).map(drop)
+    }
+
     /// The element type in which the file stores the tensor `name`, in the words of safetensors (`F32`, `BF16`,
     /// `F8_E4M3`).
     ///

@@ -49,7 +49,7 @@ impl ClipBatch {
         let mut rng = rng(mix(seed, step));
         let mut draw = |i| {
             let clip = Clip::sample_training(&mut rng);
-            let clip = if i % 2 == 0 { settle(clip, 0.3, &mut rng) } else { clip };
+            let clip = if i % 2 == 0 { settle(clip, 0.3, false, &mut rng) } else { clip };
             (clip, rng.random_range(0..=FRAMES - frames))
         };
         Self::render((0..n).map(&mut draw).collect(), frames)
@@ -63,8 +63,9 @@ impl ClipBatch {
 }
 
 /// Moves a clip near a grid, keeping `jitter` (0–1) of what sizes and places vary: on the axes on which it does not
-/// travel, the object is then in the middle or to one of the sides. A prompt has fewer right answers that way.
-pub fn settle(mut clip: Clip, jitter: f32, rng: &mut impl Rng) -> Clip {
+/// travel, the object is then in the middle or, unless it shall be `centred`, to one of the sides. A prompt has fewer
+/// right answers that way.
+pub fn settle(mut clip: Clip, jitter: f32, centred: bool, rng: &mut impl Rng) -> Clip {
     let object = &mut clip.scene.object;
     let size = clip.scene.attributes.size;
     object.radius = size.radius() + jitter * (object.radius - size.radius());
@@ -80,7 +81,7 @@ pub fn settle(mut clip: Clip, jitter: f32, rng: &mut impl Rng) -> Clip {
             Motion::Spins | Motion::Grows | Motion::Shrinks => false,
         };
         if !travels {
-            let side = rng.random_range(-1i32..=1) as f32;
+            let side = if centred { 0.0 } else { rng.random_range(-1i32..=1) as f32 };
             let stray = rng.random_range(-1.0..=1.0f32) / 64.0;
             *center = 0.5 + side * (reach - 1.0 / 64.0) + jitter * stray;
         }
@@ -107,7 +108,7 @@ mod tests {
     #[test]
     fn settled_clips_show_what_they_say() {
         let mut rng = rng(5);
-        let mut draw = |_| (settle(Clip::sample_training(&mut rng), 0.3, &mut rng), 0);
+        let mut draw = |i| (settle(Clip::sample_training(&mut rng), 0.3, i % 2 == 0, &mut rng), 0);
         let clips = (0..60).map(&mut draw).collect();
         let batch = ClipBatch::render(clips, FRAMES);
         let right = batch.clips.iter().zip(to_frames(&batch.pixels)).filter(|(clip, frames)| {

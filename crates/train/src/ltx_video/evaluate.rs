@@ -4,15 +4,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use sango_shapes::Prompt;
+use sango_shapes::{Clip, Prompt, rng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
-use super::clips::{ClipBatch, SIZE, to_frames};
+use super::clips::{ClipBatch, FRAMES, SIZE, settle, to_frames};
 use super::export::DIFFUSION;
-use super::latents::{Vae, unpack};
+use super::latents::{Vae, pack, unpack};
 use super::sampler::{Sampling, sample};
 use super::text::train::TextEncoder;
 use super::train::{held_out, rope, sheet, trained_on};
@@ -78,22 +78,39 @@ impl Drawer {
         Ok(Self { transformer, channels: config.in_channels, vae, text, rope, kind })
     }
 
-    /// Draws every prompt once; the same seed gives the same clips.
+    /// Draws every prompt once; the same seed gives the same clips. `first` are the frames to begin with, if they are
+    /// given, `[N, 3, 1, H, W]` in −1..1.
     ///
     /// # Errors
     /// When a prompt cannot be encoded (never).
-    pub fn draw(&mut self, prompts: &[Prompt], sampling: &Sampling, seed: u64) -> Result<Vec<Vec<Vec<u8>>>> {
+    pub fn draw(
+        &mut self,
+        prompts: &[Prompt],
+        first: Option<&Tensor>,
+        sampling: &Sampling,
+        seed: u64,
+    ) -> Result<Vec<Vec<Vec<u8>>>> {
+        const PART: usize = 40;
         let grid = self.vae.grid();
         let empty = self.text.encode(&[String::new()])?;
         let mut clips = Vec::new();
-        for (i, part) in prompts.chunks(40).enumerate() {
+        for (i, part) in prompts.chunks(PART).enumerate() {
             tch::manual_seed(mix(seed, i as u64) as i64);
             let captions: Vec<String> = part.iter().map(Prompt::caption).collect();
-            let (caption, mask) = self.text.encode(&captions)?;
-            let shape = [part.len() as i64, grid.iter().product(), self.channels];
-            let noise = Tensor::randn(shape, (Kind::Float, Device::Cpu));
-            let encoded = ((&caption, &mask), (&empty.0, &empty.1));
-            let latents = sample(&self.transformer, self.kind, &noise, encoded.0, encoded.1, &self.rope, sampling);
+            let caption = self.text.encode(&captions)?;
+            let n = part.len() as i64;
+            let given = first.map(|first| pack(&self.vae.encode(&first.narrow(0, (i * PART) as i64, n))));
+            let noise = Tensor::randn([n, grid.iter().product(), self.channels], (Kind::Float, Device::Cpu));
+            let latents = sample(
+                &self.transformer,
+                self.kind,
+                &noise,
+                given.as_ref(),
+                (&caption.0, &caption.1),
+                (&empty.0, &empty.1),
+                &self.rope,
+                sampling,
+            );
             clips.extend(to_frames(&self.vae.decode(&unpack(&latents, grid))));
         }
         Ok(clips)
@@ -140,7 +157,7 @@ pub fn evaluate(options: &EvaluateOptions, seed: u64, model: &Path, dir: &Path) 
         for &guidance_scale in &guidance_scales {
             for &steps in &options.step_counts {
                 let sampling = Sampling { steps, guidance_scale, shift };
-                let clips = drawer.draw(&unseen, &sampling, mix(seed, 112))?;
+                let clips = drawer.draw(&unseen, None, &sampling, mix(seed, 112))?;
                 let how = json!({ "steps": steps, "guidance_scale": guidance_scale, "shift": shift });
                 say("held-out prompts", &judge::tally_clips(&unseen, &clips, SIZE), how);
             }
@@ -148,10 +165,21 @@ pub fn evaluate(options: &EvaluateOptions, seed: u64, model: &Path, dir: &Path) 
     }
     let sampling = Sampling { steps: shown_steps, guidance_scale: guidance_scales[0], shift: shifts[0] };
     let how = json!({ "steps": shown_steps, "guidance_scale": guidance_scales[0], "shift": shifts[0] });
-    let clips = drawer.draw(&seen, &sampling, mix(seed, 113))?;
-    say("trained combinations", &judge::tally_clips(&seen, &clips, SIZE), how);
+    let clips = drawer.draw(&seen, None, &sampling, mix(seed, 113))?;
+    say("trained combinations", &judge::tally_clips(&seen, &clips, SIZE), how.clone());
+    let mut rng = rng(mix(seed, 115));
+    let mut settled = |_| (settle(Clip::sample_held_out(&mut rng), 0.2, false, &mut rng), 0);
+    let begun = ClipBatch::render((0..options.prompts).map(&mut settled).collect(), FRAMES);
+    let prompts: Vec<Prompt> = begun.clips.iter().map(Clip::prompt).collect();
+    let clips = drawer.draw(&prompts, Some(&begun.pixels.narrow(2, 0, 1)), &sampling, mix(seed, 116))?;
+    say("held-out clips, first frame given", &judge::tally_clips(&prompts, &clips, SIZE), how);
     let shown = held_out(32);
-    save_sheet(&sheet(&drawer.draw(&shown, &sampling, mix(seed, 114))?), SIZE as u32, 12, &dir.join("evaluation.png"))?;
+    save_sheet(
+        &sheet(&drawer.draw(&shown, None, &sampling, mix(seed, 114))?),
+        SIZE as u32,
+        12,
+        &dir.join("evaluation.png"),
+    )?;
     let value = json!({ "seed": seed, "scores": lines });
     std::fs::write(dir.join("evaluation.json"), serde_json::to_string_pretty(&value)?)
         .with_context(|| format!("writing to {}", dir.display()))?;

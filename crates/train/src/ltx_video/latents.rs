@@ -100,15 +100,20 @@ impl Vae {
 pub struct LatentData {
     /// The clips in order.
     pub clips: Vec<Clip>,
+    /// The first so many have their objects in the middle of the axes on which they do not travel.
+    pub centred: usize,
     /// Normalised latents as the transformer takes them, `[N, f·h·w, C]`, bf16.
     pub latents: Tensor,
 }
 
 impl LatentData {
-    /// Draws and encodes `n` training clips, and normalises the latents of `vae` by them.
-    pub fn build(vae: &mut Vae, seed: u64, n: usize, jitter: f32, progress: &dyn Fn(usize)) -> Self {
+    /// Draws and encodes `n` training clips, `scattered` (0–1) of them not centred, and normalises the latents of `vae`
+    /// by them.
+    pub fn build(vae: &mut Vae, seed: u64, n: usize, jitter: f32, scattered: f64, progress: &dyn Fn(usize)) -> Self {
         let mut rng = rng(mix(seed, 101));
-        let clips: Vec<Clip> = (0..n).map(|_| settle(Clip::sample_training(&mut rng), jitter, &mut rng)).collect();
+        let centred = n - (n as f64 * scattered.clamp(0.0, 1.0)) as usize;
+        let mut draw = |i| settle(Clip::sample_training(&mut rng), jitter, i < centred, &mut rng);
+        let clips: Vec<Clip> = (0..n).map(&mut draw).collect();
         let mut parts = Vec::new();
         let channels = vae.config.latent_channels;
         let floats = (Kind::Float, Device::Cpu);
@@ -129,7 +134,7 @@ impl LatentData {
         vae.set_statistics(&mean, &std);
         let shape = [1, channels, 1, 1, 1];
         let latents = pack(&((latents - mean.view(shape)) / std.view(shape))).to_kind(Kind::BFloat16);
-        Self { clips, latents }
+        Self { clips, centred, latents }
     }
 }
 

@@ -32,36 +32,50 @@ pub fn sigmas(sampling: &Sampling) -> Vec<f64> {
 pub type Encoded<'a> = (&'a Tensor, &'a Tensor);
 
 /// Noise `[B, S, C]` → latents `[B, S, C]`, f32. `empty` is the negative prompt, `[1, L', D]`.
+///
+/// `given` are the latents of the first tokens where a frame is given, as `LTXImageToVideoPipeline` takes one.
+#[allow(clippy::too_many_arguments)] // what the pipeline holds, and what it is asked for
 pub fn sample(
     model: &LTXVideoTransformer3DModel,
     kind: Kind,
     noise: &Tensor,
+    given: Option<&Tensor>,
     prompts: Encoded,
     empty: Encoded,
     rope: &RotaryPosEmbed,
     sampling: &Sampling,
 ) -> Tensor {
     let (b, tokens, sigmas) = (noise.size()[0], noise.size()[1], sigmas(sampling));
-    let mut latents = noise.to_kind(Kind::Float);
+    let known = given.map_or(0, |given| given.size()[1]);
+    let mut latents = noise.narrow(1, known, tokens - known).to_kind(Kind::Float);
     let (captions, mask) = (prompts.0.to_kind(kind), prompts.1);
     let (none, none_mask) = (empty.0.to_kind(kind), empty.1);
     let none = none.expand([b, none.size()[1], none.size()[2]], false);
     let none_mask = none_mask.expand([b, none_mask.size()[1]], false);
+    let all = |latents: &Tensor| match given {
+        Some(given) => Tensor::cat(&[given, latents], 1),
+        None => latents.shallow_clone(),
+    };
     no_grad(|| {
+        let still = Tensor::zeros([b], (Kind::Float, latents.device()));
         for pair in sigmas.windows(2) {
             let timestep = Tensor::full([b], pair[0] * 1000.0, (Kind::Float, latents.device()));
-            let input = latents.to_kind(kind);
-            let mut velocity =
-                model.forward(&input, &[(tokens, &timestep)], &captions, mask, rope).to_kind(Kind::Float);
+            let input = all(&latents).to_kind(kind);
+            let parts = [(known, &still), (tokens - known, &timestep)];
+            let parts = if known > 0 { &parts[..] } else { &parts[1..] };
+            let run = |captions: &Tensor, mask: &Tensor| {
+                let velocity = model.forward(&input, parts, captions, mask, rope);
+                velocity.narrow(1, known, tokens - known).to_kind(Kind::Float)
+            };
+            let mut velocity = run(&captions, mask);
             if sampling.guidance_scale != 1.0 {
-                let unguided =
-                    model.forward(&input, &[(tokens, &timestep)], &none, &none_mask, rope).to_kind(Kind::Float);
+                let unguided = run(&none, &none_mask);
                 velocity = &unguided + (velocity - &unguided) * sampling.guidance_scale;
             }
             latents += velocity * (pair[1] - pair[0]);
         }
     });
-    latents
+    all(&latents)
 }
 
 #[cfg(test)]

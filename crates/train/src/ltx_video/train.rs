@@ -38,11 +38,15 @@ pub struct TransformerOptions {
     #[arg(long, default_value_t = 1.5e-3)]
     pub rate: f64,
     /// Clips rendered and encoded before training.
-    #[arg(long, default_value_t = 24_576)]
+    #[arg(long, default_value_t = 10_240)]
     pub clips: usize,
     /// How far objects stray from the grid, 0–1 of what the world allows.
     #[arg(long, default_value_t = 0.2)]
     pub jitter: f32,
+    /// Share of the clips whose objects may be to one side of the axis they travel on; they are shown with their first
+    /// frame given, which says where. Clips of prompts alone keep to the middle (unless all are scattered).
+    #[arg(long, default_value_t = 0.3)]
+    pub scattered: f64,
     /// Heads of 64 channels each.
     #[arg(long, default_value_t = 4)]
     pub heads: i64,
@@ -122,7 +126,7 @@ impl TransformerTrainer {
         let text = TextEncoder::open(dir)?;
         let bar = indicatif::ProgressBar::new(options.clips as u64);
         let tick = |done: usize| bar.set_position(done as u64);
-        let data = LatentData::build(&mut vae, seed, options.clips, options.jitter, &tick);
+        let data = LatentData::build(&mut vae, seed, options.clips, options.jitter, options.scattered, &tick);
         bar.finish_and_clear();
         tch::manual_seed(mix(seed, 102) as i64);
         let config = options.config(vae.config.latent_channels, &T5Config::shapes(0));
@@ -143,9 +147,10 @@ impl TransformerTrainer {
         tch::manual_seed(mix(self.seed, self.step + 1) as i64);
         let mut rng = rng(mix(mix(self.seed, 103), self.step));
         let given = rng.random_bool(self.options.image);
+        let shown = if given || self.data.centred == 0 { self.data.clips.len() } else { self.data.centred };
         let (mut rows, mut prompts, mut logits) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.options.batch {
-            let row = rng.random_range(0..self.data.clips.len());
+            let row = rng.random_range(0..shown);
             let (_, text) = write_prompt(&self.data.clips[row], &mut rng);
             rows.push(row as i64);
             prompts.push(if rng.random_bool(self.options.empty) { String::new() } else { text });
@@ -193,7 +198,7 @@ impl TransformerTrainer {
         let (model, rope, kind) = (&self.model, &self.rope, self.options.kind());
         let latents = self
             .optimizer
-            .with_average(|| sample(model, kind, &noise, (&caption, &mask), (&none, &none_mask), rope, sampling));
+            .with_average(|| sample(model, kind, &noise, None, (&caption, &mask), (&none, &none_mask), rope, sampling));
         let clips = to_frames(&self.vae.decode(&unpack(&latents, grid)));
         Ok((judge::tally_clips(prompts, &clips, SIZE), clips))
     }
@@ -317,6 +322,7 @@ mod tests {
             rate: 1e-3,
             clips: 8,
             jitter: 0.2,
+            scattered: 0.5,
             heads: 1,
             layers: 1,
             noise_center: 0.4,

@@ -112,6 +112,27 @@ defmodule SangoWeb.HTTPTest do
     assert code(request("POST", "/v1/jobs", no_boundary, body)) == "invalid_request"
   end
 
+  test "a pipeline hands out what each stage made" do
+    clip = File.read!(Path.expand("../../../../web/public/clips/green-star.mp4", __DIR__))
+    video = %{steps: 2, frames: 9}
+    job = Jason.encode!(%{kind: "pipeline", options: %{seed: System.unique_integer([:positive]), video: video}})
+    answer = post_form([{"job", job}, {"media", clip}])
+    assert answer.status == 202
+    %{"id" => id} = json(answer)
+    %{"stages" => stages, "result" => result} = wait(id, "finished", 6_000)
+
+    for {stage, type} <- Enum.zip(stages, ["application/json", "image/png", "video/mp4"]) do
+      file = get(stage["result"]["url"])
+      assert {file.status, file.headers["content-type"]} == {200, type}
+      assert file.headers["content-disposition"] =~ "sango-#{id}-#{stage["name"]}."
+    end
+
+    part = get(result["url"], [{"range", "bytes=4-7"}])
+    assert {part.status, part.body, part.headers["content-type"]} == {206, "ftyp", "video/mp4"}
+    for wrong <- ["pipeline", "x", ""], do: assert(code(get("#{result["url"]}?stage=#{wrong}")) == "not_found")
+    assert code(get("#{result["url"]}?stage[]=image")) == "not_found"
+  end
+
   test "questions bring files, which are handed out again" do
     clip = File.read!(Path.expand("../../../../web/public/clips/green-star.mp4", __DIR__))
     # The box that says "skip me" may be of any size: more than a body may have in memory.
@@ -185,7 +206,8 @@ defmodule SangoWeb.HTTPTest do
     end
 
     assert code(request("POST", "/v1/jobs", [], "{}")) == "unsupported_media_type"
-    assert code(post(%{kind: "video", prompt: "x"})) == "unsupported_kind"
+    assert code(post(%{kind: "video"})) == "invalid_request"
+    assert code(post(%{kind: "pipeline"})) == "invalid_option"
     assert code(post(%{kind: "image", prompt: "x", colour: "red"})) == "invalid_request"
     assert code(post(%{kind: "image", prompt: String.duplicate("x", 10_000)})) == "too_large"
     assert code(post(%{kind: "image", prompt: String.duplicate("x", 1_100_000)})) == "too_large"

@@ -251,6 +251,36 @@ mod tests {
         assert_eq!(out, [5.0, 5.0, 0.0, 0.0]);
     }
 
+    /// The scores of 8192 positions would take 256 MiB a head; what is borrowed grows with the positions alone.
+    #[test]
+    fn long_sequences_take_little_memory() {
+        let (heads, length, head_dim) = (2, 8192, 64);
+        let strides = Strides::positions_first(heads, length, head_dim);
+        let [q, k, v, out] = [strides; 4];
+        let shape =
+            AttentionShape { batch: 1, heads, kv_heads: heads, q_len: length, kv_len: length, head_dim, q, k, v, out };
+        let x: Vec<f32> = (0..heads * length * head_dim).map(|i| (i * 7919 % 1000) as f32 / 1000.0 - 0.5).collect();
+        let hidden: Vec<f32> = (0..length).map(|j| if j % 3 == 0 { f32::NEG_INFINITY } else { 0.0 }).collect();
+        let one = Strides { batch: 0, head: 0, position: 0 };
+        let keys_and_values = 2 * x.len() * size_of::<f32>();
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::Scalar) {
+            for mask in [AttentionMask::None, AttentionMask::Additive { mask: &hidden, strides: one }] {
+                crate::scratch::lent::most();
+                let mut out = vec![0.0; x.len()];
+                isa.run(|| attention(&x, &x, &x, &shape, 0.125, mask, &mut out)).unwrap().unwrap();
+                assert!(crate::scratch::lent::most() < keys_and_values, "{isa} in f32");
+                let (narrow_x, mut narrow_out) =
+                    (x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>(), vec![bf16::ZERO; x.len()]);
+                isa.run(|| attention_bf16(&narrow_x, &narrow_x, &narrow_x, &shape, 0.125, mask, &mut narrow_out))
+                    .unwrap()
+                    .unwrap();
+                assert!(crate::scratch::lent::most() < keys_and_values, "{isa} in bf16");
+                let worst = out.iter().zip(&narrow_out).fold(0.0f32, |worst, (a, b)| worst.max((a - b.to_f32()).abs()));
+                assert!(worst < 1e-2, "{isa}: bf16 differs by {worst}");
+            }
+        }
+    }
+
     #[test]
     fn bad_shapes_are_errors() {
         let data = [0.0; 4];

@@ -201,7 +201,7 @@ pub(crate) unsafe fn run(
     let blocks = blocks(w.taps, w.channels, kernel.block);
     let failed = std::sync::Mutex::new(None);
     parallel_for(plan.tasks(), &|task| {
-        let sums_bytes = plan.task_rows * PANEL * size_of::<f32>();
+        let sums_bytes = plan.sums_panels() * plan.task_rows * PANEL * size_of::<f32>();
         let entries = w.taps * plan.task_rows;
         let table_bytes = (entries + entries.div_ceil(GROUP)) * size_of::<usize>();
         let table_bytes = table_bytes.next_multiple_of(64);
@@ -239,19 +239,42 @@ struct Plan {
     panels: usize,
     task_rows: usize,
     task_panels: usize,
+    /// Blocks of the reduction that all panels of a task go through before the next ones: all of them, unless rows are so
+    /// long that only a part of each stays in the L2 cache.
+    span: usize,
 }
+
+/// Rows of a task that goes through long rows in parts, and the panels whose sums it keeps meanwhile.
+const LONG_ROWS: usize = 256;
+const LONG_PANELS: usize = 8;
 
 impl Plan {
     fn new(kernel: &Kernel, w: &PackedWeights, m: usize) -> Self {
         let panels = w.panels();
-        let resident = (kernel.resident / row_bytes(kernel.rows, w.channels).max(1)).max(32);
+        let mut resident = (kernel.resident / row_bytes(kernel.rows, w.channels).max(1)).max(32);
+        // Fewer rows would read the weights more often than their bandwidth allows, where the arithmetic is this quick.
+        let long = kernel.strides && !kernel.expand && w.taps == 1 && resident < m.min(LONG_ROWS);
+        let mut span = usize::MAX;
+        if long {
+            let parts = row_bytes(kernel.rows, w.channels).div_ceil(kernel.resident / LONG_ROWS);
+            span = w.channels.div_ceil(kernel.block).div_ceil(parts);
+            resident = LONG_ROWS;
+        }
         let most = ((TABLE / w.taps).min(TASK_ROWS).min(resident) / kernel.tile_rows).max(1) * kernel.tile_rows;
         let task_rows = m.div_ceil(m.div_ceil(most)).next_multiple_of(kernel.tile_rows);
         // Several tasks per thread even out the load; weights are read once per row chunk, so cut along panels first.
         let wanted = 4 * num_threads();
         let row_chunks = m.div_ceil(task_rows);
-        let task_panels = panels.div_ceil(wanted.div_ceil(row_chunks)).max(1);
-        Self { m, panels, task_rows, task_panels }
+        let mut task_panels = panels.div_ceil(wanted.div_ceil(row_chunks)).max(1);
+        if long {
+            task_panels = task_panels.min(LONG_PANELS);
+        }
+        Self { m, panels, task_rows, task_panels, span }
+    }
+
+    /// Panels whose sums a task has in memory at once.
+    fn sums_panels(&self) -> usize {
+        if self.span == usize::MAX { 1 } else { self.task_panels }
     }
 
     fn tasks(&self) -> usize {
@@ -261,7 +284,7 @@ impl Plan {
 
 /// The scratch memory of one task.
 struct Memory {
-    /// `[task_rows][32]`
+    /// `[panels][task_rows][32]`, with [`Plan::sums_panels`].
     sums: *mut f32,
     /// `[taps][task_rows]`
     table: *mut *const u8,
@@ -320,7 +343,11 @@ unsafe fn run_task(
             *strides.add(live_rows / GROUP) = bytes;
         }
     }
-    for panel in first_panel..(first_panel + plan.task_panels).min(plan.panels) {
+    let panels = first_panel..(first_panel + plan.task_panels).min(plan.panels);
+    let length = plan.span.min(blocks.len());
+    let spans = blocks.chunks(length).enumerate().map(|(i, span)| (i * length, span));
+    for ((done, span), panel) in spans.flat_map(|span| panels.clone().map(move |panel| (span, panel))) {
+        let sums = sums.wrapping_add((panel - first_panel) % plan.sums_panels() * plan.task_rows * PANEL);
         let (weights, tap_bytes) = if kernel.expand {
             // SAFETY: the scratch has room for a panel.
             unsafe { int8::expand(kernel.isa, w, panel, expanded) };
@@ -328,7 +355,7 @@ unsafe fn run_task(
         } else {
             (w.panel(panel), w.tap_bytes())
         };
-        for (i, block) in blocks.iter().enumerate() {
+        for (i, block) in span.iter().enumerate().map(|(i, block)| (done + i, block)) {
             for row in (0..live_rows).step_by(kernel.tile_rows) {
                 let live = kernel.tile_rows.min(live_rows - row);
                 let tile = Tile {

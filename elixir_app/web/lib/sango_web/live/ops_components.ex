@@ -233,6 +233,9 @@ defmodule SangoWeb.OpsComponents do
   defp makes(%{"understand" => %{"frames" => frames, "max_tokens" => tokens}}),
     do: "answers, #{frames} frames, #{tokens} tokens"
 
+  defp makes(%{"video" => %{"frames" => frames}} = model),
+    do: "#{frames} frames of #{model["width"]} × #{model["height"]} · #{model["steps"]} steps"
+
   defp makes(model), do: "#{model["width"]} × #{model["height"]} · #{model["steps"]} steps"
 
   attr :job, :map, required: true
