@@ -242,10 +242,7 @@ fn in_parts(
         ControlFlow::Break(()) => Err(ModelError::Cancelled),
     };
     let mut run = |part: Part| -> Result<Tensor> {
-        let mut cut = input.clone();
-        for (dim, (start, end)) in part.into_iter().enumerate() {
-            cut = cut.narrow(dim as isize + 2, start, end - start)?;
-        }
+        let cut = crop(input, part)?;
         let mut pause = || {
             // Blocks work in different sizes, so that what one kept for itself is of no use to the next.
             release_buffers();
@@ -259,6 +256,26 @@ fn in_parts(
     let result = run_tiles(tiles, size, out, shared, &mut run);
     release_buffers();
     result
+}
+
+/// A part of `[B, C, T, H, W]`: the input itself where it is all of it, else a copy of no more than the part.
+fn crop(input: &Tensor, part: Part) -> Result<Tensor> {
+    let [batch, channels, frames, height, width] = input.dims()?;
+    let [time, rows, columns] = part;
+    if part == [(0, frames), (0, height), (0, width)] {
+        return Ok(input.clone());
+    }
+    let (values, size) = (input.as_f32()?, part.map(|(start, end)| end - start));
+    let mut cut = Vec::with_capacity(batch * channels * size.iter().product::<usize>());
+    for plane in 0..batch * channels {
+        for frame in time.0..time.1 {
+            for row in rows.0..rows.1 {
+                let at = ((plane * frames + frame) * height + row) * width;
+                cut.extend_from_slice(&values[at + columns.0..at + columns.1]);
+            }
+        }
+    }
+    Ok(Tensor::from_vec(cut, &[batch, channels, size[0], size[1], size[2]])?)
 }
 
 fn finite(tensor: &Tensor, part: &'static str) -> Result<()> {

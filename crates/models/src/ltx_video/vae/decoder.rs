@@ -1,6 +1,6 @@
 //! `LTXVideoDecoder3d`: latents to video.
 
-use sango_tensor::{DType, Tensor, Weights};
+use sango_tensor::{DType, Tensor, Weights, release_buffers};
 
 use super::AutoencoderKLLTXVideoConfig;
 use super::causal_conv3d::LTXVideoCausalConv3d;
@@ -51,7 +51,11 @@ impl LTXVideoDecoder3d {
         let last = layout.last;
         let time = || -> Result<Time> {
             Ok(Time {
-                timestep_scale_multiplier: weights.get_f32("timestep_scale_multiplier", &[])?.item()?,
+                // Some conversions left it out: it is the same in all published models.
+                timestep_scale_multiplier: match weights.contains("timestep_scale_multiplier") {
+                    true => weights.get_f32("timestep_scale_multiplier", &[])?.item()?,
+                    false => 1000.0,
+                },
                 time_embedder: TimestepEmbedding::load(&weights.pp("time_embedder"), 2, last)?,
                 scale_shift_table: weights.get_f32("scale_shift_table", &[2, last])?.reshape(&[1, 1, 2 * last])?,
                 channels: last,
@@ -93,6 +97,8 @@ impl LTXVideoDecoder3d {
         let modulated = self.time.as_ref().zip(ada.as_ref()).map(|(time, ada)| modulation(ada, time.channels, 0));
         let patches = self.conv_out.forward_normed(&hidden_states, modulated, None, DType::F32)?;
         drop(hidden_states);
+        // What has just been dropped is kept for the next of its size, of which there is none.
+        release_buffers();
         unpatchify(&patches, self.patch_size_t, self.patch_size)
     }
 }

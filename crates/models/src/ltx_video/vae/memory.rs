@@ -5,7 +5,7 @@ use super::AutoencoderKLLTXVideoConfig;
 use super::layout::{DecoderLayout, Downsample, EncoderLayout};
 
 /// Scratch that convolutions keep for copies of frames, and what allocators keep back, unless frames are larger.
-const SCRATCH: u64 = 96 << 20;
+const SCRATCH: u64 = 128 << 20;
 /// Bytes of a number where it is not rounded.
 const F32: u64 = 4;
 
@@ -41,6 +41,11 @@ impl Live {
         }
         let noisy = if inject_noise { F32 * after } else { 0 };
         self.note(2 * F32 * after + between * after + noisy);
+    }
+
+    /// The peak, and a sixteenth for what is kept for the next tensor of its size and then is not of that size.
+    fn bytes(&self) -> u64 {
+        self.peak + self.peak / 16
     }
 
     /// The copies of three frames that a convolution makes, where they are larger than what it makes of many.
@@ -91,7 +96,7 @@ pub(super) fn decoding(
     let patches = numbers(size, layout.patch_channels);
     live.note(F32 * (numbers(size, channels) + patches));
     live.note(2 * F32 * patches);
-    live.peak + scratch
+    live.bytes() + scratch
 }
 
 /// Bytes that encoding a tile of a video takes at its peak, beyond the weights and the video itself.
@@ -141,7 +146,7 @@ pub(super) fn encoding(
     }
     let moments = numbers(size, config.latent_channels + 1);
     live.note(F32 * (numbers(size, channels) + 2 * moments));
-    live.peak + scratch
+    live.bytes() + scratch
 }
 
 /// Bytes of a result with `channels`.
