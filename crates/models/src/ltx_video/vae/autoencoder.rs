@@ -226,6 +226,9 @@ impl AutoencoderKLLTXVideo {
     }
 }
 
+/// A model of one tile. It calls its second argument between its blocks.
+type TileModel<'a> = dyn FnMut(&Tensor, &mut dyn FnMut() -> Result<()>) -> Result<Tensor> + 'a;
+
 /// Runs a model on the tiles of an input and joins the results, telling `progress`.
 fn in_parts(
     tiles: &Tiles,
@@ -234,7 +237,7 @@ fn in_parts(
     out: [usize; 3],
     shared: Shared,
     progress: &mut Progress<'_>,
-    model: &mut dyn FnMut(&Tensor, &mut dyn FnMut() -> Result<()>) -> Result<Tensor>,
+    model: &mut TileModel<'_>,
 ) -> Result<Tensor> {
     let (mut done, total) = (0, tiles.count(size));
     let mut tell = |done: usize| match progress(done, total) {
