@@ -285,7 +285,7 @@ async fn operators_see_how_it_is() {
     let models = server.get("/v1/models").await.json();
     assert_eq!(
         (&models["models"][0]["name"], &models["models"][0]["tasks"]),
-        (&json!("fake"), &json!(["image", "understand"]))
+        (&json!("fake"), &json!(["image", "understand", "video"]))
     );
     assert_eq!(server.get("/healthz").await.status, 200);
     assert_eq!(server.get("/readyz").await.status, 200);
