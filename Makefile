@@ -66,6 +66,7 @@ bench-elixir: ## what Erlang and the NIF add to a job and to an event
 parity-real: build ## compare with the references at the published sizes, random weights (needs the benchmark's Python)
 	$${SANGO_BENCH_PYTHON:-.cache/bench/bin/python} tests/parity/real_sizes.py --sango target/release/sango --work .cache/parity
 	$${SANGO_BENCH_PYTHON:-.cache/bench/bin/python} tests/parity/smolvlm2_real.py --sango target/release/sango --work .cache/parity
+	$${SANGO_BENCH_PYTHON:-.cache/bench/bin/python} tests/parity/ltx_video_real.py --sango target/release/sango --work .cache/parity
 
 train-amused: ## train the shipped text-to-image model from nothing (hours)
 	@scripts/setup train

@@ -12,8 +12,6 @@ import json
 import pathlib
 import shutil
 
-import sentencepiece
-
 COLOURS = ["red", "green", "blue", "yellow", "purple", "orange", "white", "black"]
 SHAPES = ["circle", "square", "triangle", "star", "cross", "ring"]
 WORDS = """The quick brown fox jumps over the lazy dog. A woman with long brown hair smiles at another woman; the camera
@@ -45,6 +43,8 @@ def model(vocab_size, rule, extra=()):
         for move in ("moves left", "moves right", "moves up", "moves down", "turns", "grows")
         for ground in ("white", "black", "grey", "blue")
     ]
+    import sentencepiece
+
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus[::7] + WORDS * 5), model_writer=out, vocab_size=vocab_size, model_type="unigram",
