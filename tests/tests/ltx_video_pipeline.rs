@@ -230,7 +230,8 @@ fn mistakes_in_a_request_are_named_before_any_work() {
 fn what_does_not_fit_in_memory_is_refused_with_the_estimate() {
     let pipeline = pipeline("ltx-video-plain");
     let message = refused(&pipeline, |r| {
-        (r.num_frames, r.width, r.height) = (Some(8185), Some(8192), Some(8192));
+        (r.num_frames, r.width, r.height) = (Some(257), Some(512), Some(512));
+        r.memory_budget = Some(1 << 30);
     });
     assert_says(&message, &["GB of memory", "transformer", "decoder", "smaller or shorter"]);
     let message = refused(&pipeline, |r| r.memory_budget = Some(1000));

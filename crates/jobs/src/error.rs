@@ -203,6 +203,14 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_in_memory_is_too_large() {
+        let (parts, advice) = ("decoder 9.0 GB".to_owned(), "make it smaller".to_owned());
+        let error =
+            JobError::from(sango_models::ModelError::Memory { needed: 9 << 30, budget: 1 << 30, parts, advice });
+        assert!(error.kind == ErrorKind::TooLarge && error.message.contains("decoder 9.0 GB"), "{error}");
+    }
+
+    #[test]
     fn the_body_is_the_one_of_the_protocol() {
         let error = JobError::new(ErrorKind::UnknownJob, "there is no job x");
         let expected = r#"{"error":{"code":"unknown_job","message":"there is no job x","status":404}}"#;

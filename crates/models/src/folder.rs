@@ -85,7 +85,7 @@ mod tests {
         let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
         let names = |root: &Path| ModelFolder::list(root).map(|models| ModelFolder::names(&models));
         assert!(names(&cases).expect("listed").contains("shapes/amused"));
-        assert_eq!(names(&cases.join("shapes")).expect("listed"), "amused, smolvlm2");
+        assert_eq!(names(&cases.join("shapes")).expect("listed"), "amused, ltx_video, smolvlm2");
         assert_eq!(names(&cases.join("shapes/amused")).expect("listed"), "amused");
         assert!(names(&cases.join("nowhere")).expect_err("missing").to_string().contains("nowhere"));
     }
