@@ -231,7 +231,7 @@ fn what_does_not_fit_in_memory_is_refused_with_the_estimate() {
     let pipeline = pipeline("ltx-video-plain");
     let message = refused(&pipeline, |r| {
         (r.num_frames, r.width, r.height) = (Some(257), Some(512), Some(512));
-        r.memory_budget = Some(1 << 30);
+        r.memory_budget = Some(1 << 26);
     });
     assert_says(&message, &["GB of memory", "transformer", "decoder", "smaller or shorter"]);
     let message = refused(&pipeline, |r| r.memory_budget = Some(1000));
