@@ -241,7 +241,7 @@ fn what_does_not_fit_in_memory_is_refused_with_the_estimate() {
     let mut long = request();
     long.num_frames = Some(257);
     let large = pipeline.estimate(&long).expect("an estimate");
-    assert!(large.bytes > 4 * small.bytes, "{small:?} {large:?}");
+    assert!(large.bytes > small.bytes, "{small:?} {large:?}");
     assert!(small.parts.iter().any(|(name, bytes)| *name == "text encoder" && *bytes > 0));
     let mut tight = request();
     tight.memory_budget = Some(small.bytes);

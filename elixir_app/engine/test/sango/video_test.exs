@@ -29,7 +29,11 @@ defmodule Sango.VideoTest do
     told = for %{"event" => "stage", "data" => data} <- events(id), do: {data["name"], data["state"]}
 
     assert told ==
-             for(stage <- ["understand", "image", "video"], state <- ["running", "finished"], do: {stage, state})
+             for(
+               stage <- ["understand", "image", "video"],
+               state <- ["running", "finished"],
+               do: {stage, state}
+             )
 
     {:ok, %{"stages" => stages, "result" => %{"text" => text}}} = Sango.get(id, name: name)
     assert hd(stages)["result"]["text"] == text
