@@ -2,7 +2,7 @@
 //! file: the disposition holds for the whole process.
 #![cfg(unix)]
 
-use sango_media::{MediaError, Video, VideoLimits};
+use sango_media::{EncodeOptions, FrameRate, MediaError, Video, VideoLimits};
 use std::ops::ControlFlow;
 use std::process::Command;
 
@@ -31,4 +31,9 @@ fn videos_are_read_without_exit_statuses() {
     assert_eq!(seen, [0, 5, 7]);
     let refused = Video::open(&cut, &VideoLimits::default()).unwrap_err();
     assert!(matches!(refused, MediaError::DamagedVideo { .. } | MediaError::NotAVideo { .. }), "{refused}");
+
+    let made = folder.path().join("made.mp4");
+    let frames = vec![image::RgbImage::from_pixel(64, 64, image::Rgb([200, 30, 30])); 9];
+    sango_media::encode_mp4(&made, &frames, &EncodeOptions::new(FrameRate::new(8, 1).unwrap())).unwrap();
+    assert_eq!(Video::open(&made, &VideoLimits::default()).unwrap().info().frames, 9);
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::arguments::{address, arguments};
 use super::child::end;
@@ -176,16 +177,21 @@ impl Mp4Encoder {
         }
         drop(self.stdin.take());
         let patience = Instant::now() + PATIENCE.max(Duration::from_millis(self.frames as u64 * 500));
-        let status = loop {
+        let succeeded = loop {
             self.listen(false)?;
-            if let Ok(Some(status)) = self.child.try_wait() {
-                break status;
+            match self.child.try_wait() {
+                Ok(Some(status)) => break status.success(),
+                // Where the process ignores SIGCHLD, as Erlang's does, what the encoder said must tell.
+                Err(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) && self.stderr.is_none() => {
+                    break self.log.first().is_none();
+                }
+                _ => {}
             }
             if Instant::now() > patience {
                 return Err(failed("the encoder does not end".into()));
             }
         };
-        if !status.success() {
+        if !succeeded {
             return Err(self.failure());
         }
         let Some(file) = self.file.take() else { return Ok(()) };

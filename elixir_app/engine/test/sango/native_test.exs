@@ -21,6 +21,7 @@ defmodule Sango.NativeTest do
     watch: 3,
     unsubscribe: 1,
     result: 2,
+    stage_result: 3,
     media: 3,
     read_result: 2,
     models: 1,
