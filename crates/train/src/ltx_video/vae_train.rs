@@ -211,7 +211,7 @@ pub(super) fn reconstruction_loss(decoded: &Tensor, batch: &ClipBatch, alike: bo
     let mut gain = Tensor::from_slice(&gain).view([-1, 1, 1, 1, 1]);
     if alike {
         let covered = near.mean_dim([1i64, 2, 3, 4].as_slice(), true, Kind::Float);
-        gain = gain * (covered.reciprocal() * COVERED).clamp(0.5, 4.0);
+        gain *= (covered.reciprocal() * COVERED).clamp(0.5, 4.0);
     }
     let weight = near * gain + 1.0;
     let error = (decoded - &batch.pixels).abs() * 0.5;

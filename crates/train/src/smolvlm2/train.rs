@@ -428,7 +428,7 @@ mod tests {
         let mut straight = small(3, dir.path());
         let mut clips = pool(16);
         let mut step =
-            |trainer: &mut Trainer, i: u32| trainer.train_step(&mut clips, i % 2 == 0, 1e-3).expect("a step");
+            |trainer: &mut Trainer, i: u32| trainer.train_step(&mut clips, i.is_multiple_of(2), 1e-3).expect("a step");
         for i in 0..2 {
             step(&mut straight, i);
         }
