@@ -146,8 +146,7 @@ impl Decoder {
         }
     }
 
-    /// Waits for the end, whatever the exit status. There is none to be had in a process that ignores SIGCHLD, as
-    /// Erlang's does: the system reaps its children.
+    /// Waits for the end, whatever the exit status. There may be [none to be had](is_reaped).
     pub fn finish(mut self) -> Result<(Option<ExitStatus>, Log), MediaError> {
         let mut rest = [0; 4096];
         while self.read(&mut rest)? > 0 {}
@@ -157,7 +156,7 @@ impl Decoder {
         let status = loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => break Some(status),
-                Err(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) => break None,
+                Err(error) if is_reaped(&error) => break None,
                 Ok(None) => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) => return Err(damaged(error.to_string())),
             }
@@ -216,6 +215,12 @@ impl Drop for Decoder {
     fn drop(&mut self) {
         end(&mut self.child);
     }
+}
+
+/// Whether waiting for a child failed because it has ended and left no status: in a process that ignores SIGCHLD, as
+/// Erlang's does, the system reaps its children.
+pub(super) fn is_reaped(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::CHILD.raw_os_error())
 }
 
 /// Kills a child that leads a process group, with all that it started, and takes its exit status.

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 
 use super::arguments::{address, arguments};
-use super::child::end;
+use super::child::{end, is_reaped};
 use super::limits::StopCheck;
 use super::log::Log;
 use super::program::Programs;
@@ -181,10 +180,8 @@ impl Mp4Encoder {
             self.listen(false)?;
             match self.child.try_wait() {
                 Ok(Some(status)) => break status.success(),
-                // Where the process ignores SIGCHLD, as Erlang's does, what the encoder said must tell.
-                Err(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) && self.stderr.is_none() => {
-                    break self.log.first().is_none();
-                }
+                // Where no status is left, what the encoder said must tell.
+                Err(error) if is_reaped(&error) && self.stderr.is_none() => break self.log.first().is_none(),
                 _ => {}
             }
             if Instant::now() > patience {

@@ -1,9 +1,10 @@
 //! Where random numbers come from: tensors that a caller gives, or a generator for each purpose.
 
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use sango_tensor::Tensor;
 
+use super::vae::noise::standard_normal;
 use crate::error::{ModelError, Result};
 
 /// What a draw is for. Each has a stream of its own, so that none depends on whether another is made.
@@ -61,25 +62,13 @@ impl NoiseSource<'_> {
             Self::Seeded(seed) => {
                 let mut rng = ChaCha8Rng::seed_from_u64(*seed);
                 rng.set_stream(draw.stream());
-                Ok(Some(Tensor::from_vec(normal(&mut rng, shape.iter().product()), shape)?))
+                let mut values = vec![0.0; shape.iter().product()];
+                standard_normal(&mut rng, &mut values);
+                Ok(Some(Tensor::from_vec(values, shape)?))
             }
             Self::Given(given) => Ok(given(draw)?.map(|tensor| tensor.reshape(shape)).transpose()?),
         }
     }
-}
-
-/// `n` standard normal numbers, two at a time (Box and Muller).
-fn normal(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(n + 1);
-    while out.len() < n {
-        let (u, v): (f64, f64) = (rng.random(), rng.random());
-        // 1 − u lies in (0, 1]: its logarithm is finite.
-        let radius = (-2.0 * (1.0 - u).ln()).sqrt();
-        let (sin, cos) = (std::f64::consts::TAU * v).sin_cos();
-        out.extend([(radius * cos) as f32, (radius * sin) as f32]);
-    }
-    out.truncate(n);
-    out
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod distribution;
 mod encoder;
 mod layout;
 mod memory;
-mod noise;
+pub(super) mod noise;
 mod plan;
 mod resampling;
 mod resnet;

@@ -59,7 +59,7 @@ impl<'a> NoiseSource<'a> {
 }
 
 /// Fills `out` with standard normal numbers, two from two uniform ones (Box and Muller).
-pub(crate) fn standard_normal(rng: &mut ChaCha8Rng, out: &mut [f32]) {
+pub(in crate::ltx_video) fn standard_normal(rng: &mut ChaCha8Rng, out: &mut [f32]) {
     for pair in out.chunks_mut(2) {
         // 1 − u is never 0, whose logarithm is none.
         let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
