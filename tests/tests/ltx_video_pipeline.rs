@@ -2,7 +2,7 @@
 //! request or a folder is answered before any work with an error that says what to change.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sango_models::ltx_video::{
     LTXVideoCondition, LTXVideoEvent, LTXVideoOutput, LTXVideoPipeline, LTXVideoPrompt, LTXVideoRequest,
@@ -11,11 +11,11 @@ use sango_models::ltx_video::{
 use sango_models::t5::{T5EncoderModel, T5Tokenizer};
 use sango_models::{DType, LoadOptions, ModelError, ModelKind, detect};
 use sango_tensor::Tensor;
+use sango_tests::{ModelCopy, assert_says, cases};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 fn case(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/cases").join(name).join("model")
+    cases().join(name).join("model")
 }
 
 fn pipeline(name: &str) -> LTXVideoPipeline {
@@ -51,12 +51,6 @@ fn refused(pipeline: &LTXVideoPipeline, change: impl FnOnce(&mut LTXVideoRequest
 fn picture(height: usize, width: usize) -> Tensor {
     let values = (0..3 * height * width).map(|i| (i % 17) as f32 / 16.0).collect();
     Tensor::from_vec(values, &[1, 3, height, width]).expect("a picture")
-}
-
-fn assert_says(message: &str, words: &[&str]) {
-    for word in words {
-        assert!(message.contains(word), "`{word}` is missing from: {message}");
-    }
 }
 
 #[test]
@@ -277,57 +271,30 @@ fn prompts_as_ids_and_states_are_the_text() {
     }
 }
 
-/// A copy of a small model folder, to be damaged.
-struct Model {
-    dir: TempDir,
+/// A model to be damaged.
+fn sound() -> ModelCopy {
+    ModelCopy::of_case("ltx-video-karras")
 }
 
-impl Model {
-    fn copy() -> Self {
-        let model = Self { dir: tempfile::tempdir().expect("a temporary folder") };
-        copy_folder(&case("ltx-video-karras"), model.dir.path());
-        model
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Sets `key` of a JSON file.
-    fn set(&self, file: &str, key: &str, value: Value) -> &Self {
-        let text = std::fs::read_to_string(self.path(file)).unwrap_or_else(|_| "{}".into());
-        let mut json: Value = serde_json::from_str(&text).expect("a JSON file");
-        json[key] = value;
-        std::fs::write(self.path(file), json.to_string()).expect("written");
-        self
-    }
-
-    fn load(&self) -> Result<LTXVideoPipeline, ModelError> {
-        LTXVideoPipeline::load(self.dir.path(), &LoadOptions::new(DType::F32).eager())
-    }
+trait Load {
+    fn load(&self) -> Result<LTXVideoPipeline, ModelError>;
 
     fn refused(&self) -> String {
         self.load().err().expect("the folder must be refused").to_string()
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("created");
-    for entry in std::fs::read_dir(from).expect("the case is checked out").map(|entry| entry.expect("an entry")) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("copied");
-        }
+impl Load for ModelCopy {
+    fn load(&self) -> Result<LTXVideoPipeline, ModelError> {
+        LTXVideoPipeline::load(self.dir(), &LoadOptions::new(DType::F32).eager())
     }
 }
 
 #[test]
 fn a_sound_folder_is_known_and_says_its_defaults() {
-    let model = Model::copy();
-    assert_eq!(detect(model.dir.path()).expect("known"), ModelKind::LtxVideo);
-    let settings = LTXVideoSettings::read(model.dir.path()).expect("settings");
+    let model = sound();
+    assert_eq!(detect(model.dir()).expect("known"), ModelKind::LtxVideo);
+    let settings = LTXVideoSettings::read(model.dir()).expect("settings");
     assert_eq!((settings.width, settings.height, settings.num_frames, settings.steps), (704, 512, 161, 50));
     assert_eq!((settings.size_multiple, settings.frame_multiple), (32, 8));
     model.set("sango.json", "frames", json!(17)).set("sango.json", "fps", json!(8)).set(
@@ -346,7 +313,7 @@ fn a_sound_folder_is_known_and_says_its_defaults() {
 
 #[test]
 fn folders_that_cannot_be_run_say_why() {
-    let refused = |file: &str, key: &str, value: Value| Model::copy().set(file, key, value).refused();
+    let refused = |file: &str, key: &str, value: Value| sound().set(file, key, value).refused();
     for (file, key, value, words) in [
         ("transformer/config.json", "patch_size", json!(2), &["transformer/config.json", "`patch_size` is 2"][..]),
         ("transformer/config.json", "num_layers", json!(7), &["transformer_blocks.1"]),
@@ -378,11 +345,11 @@ fn folders_that_cannot_be_run_say_why() {
         ("tokenizer/spiece.model", &["tokenizer", "spiece.model"]),
         ("scheduler/scheduler_config.json", &["scheduler_config.json"]),
     ] {
-        let model = Model::copy();
+        let model = sound();
         std::fs::remove_file(model.path(file)).expect("removed");
         assert_says(&model.refused(), words);
         // Cut short.
-        let model = Model::copy();
+        let model = sound();
         let whole = std::fs::read(model.path(file)).expect("a file");
         std::fs::write(model.path(file), &whole[..whole.len() * 2 / 3]).expect("written");
         assert_says(&model.refused(), words);
@@ -391,7 +358,7 @@ fn folders_that_cannot_be_run_say_why() {
 
 #[test]
 fn parts_of_the_text_side_may_be_missing() {
-    let model = Model::copy();
+    let model = sound();
     std::fs::remove_dir_all(model.path("tokenizer")).expect("removed");
     std::fs::remove_dir_all(model.path("text_encoder")).expect("removed");
     let pipeline = model.load().expect("enough for embeddings");
@@ -408,7 +375,7 @@ fn parts_of_the_text_side_may_be_missing() {
 
 #[test]
 fn hostile_tokenizers_are_errors() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/cases/t5-tokenizer/nfkc");
+    let folder = cases().join("t5-tokenizer/nfkc");
     let sound = std::fs::read(folder.join("spiece.model")).expect("a tokenizer");
     let dir = tempfile::tempdir().expect("a temporary folder");
     let try_with = |bytes: &[u8]| {

@@ -1,64 +1,30 @@
 //! Damaged, hostile and mistaken input to the model layer: each is answered with an error that says what is wrong.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sango_models::amused::{AmusedPipeline, AmusedRequest, Prompts};
 use sango_models::{DType, LoadOptions, ModelError, detect};
 use sango_tensor::{Tensor, Weights, save};
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use sango_tests::{ModelCopy, assert_says};
+use serde_json::json;
 
-/// A copy of a small model folder, to be damaged.
-struct Model {
-    dir: TempDir,
+/// A model to be damaged.
+fn sound() -> ModelCopy {
+    ModelCopy::of_case("amused-odd-grid")
 }
 
-impl Model {
-    fn copy() -> Self {
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/cases/amused-odd-grid/model");
-        let model = Self { dir: tempfile::tempdir().expect("a temporary folder") };
-        copy_folder(&from, model.dir.path());
-        model
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Sets `key` of a JSON file.
-    fn set(&self, file: &str, key: &str, value: Value) -> &Self {
-        let text = std::fs::read_to_string(self.path(file)).unwrap_or_else(|_| "{}".into());
-        let mut json: Value = serde_json::from_str(&text).expect("a JSON file");
-        json[key] = value;
-        std::fs::write(self.path(file), json.to_string()).expect("written");
-        self
-    }
-
-    fn load(&self) -> Result<AmusedPipeline, ModelError> {
-        AmusedPipeline::load(self.dir.path(), &LoadOptions::new(DType::F32).eager())
-    }
+trait Load {
+    fn load(&self) -> Result<AmusedPipeline, ModelError>;
 
     fn refused(&self) -> String {
         self.load().err().expect("the folder must be refused").to_string()
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("created");
-    for entry in std::fs::read_dir(from).expect("the case is checked out").map(|entry| entry.expect("an entry")) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("copied");
-        }
-    }
-}
-
-fn assert_says(message: &str, words: &[&str]) {
-    for word in words {
-        assert!(message.contains(word), "`{word}` is missing from: {message}");
+impl Load for ModelCopy {
+    fn load(&self) -> Result<AmusedPipeline, ModelError> {
+        AmusedPipeline::load(self.dir(), &LoadOptions::new(DType::F32).eager())
     }
 }
 
@@ -77,22 +43,19 @@ fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<(String, Tensor)>)) {
 
 #[test]
 fn the_folder_itself_is_sound() {
-    let summary = Model::copy().load().expect("nothing is wrong with it").summary();
+    let summary = sound().load().expect("nothing is wrong with it").summary();
     assert_eq!((summary.width, summary.height, summary.codebook_size), (10, 10, 32));
 }
 
 #[test]
 fn folders_that_are_no_model() {
-    let model = Model::copy();
+    let model = sound();
     assert_says(&detect(model.path("nowhere")).expect_err("missing").to_string(), &["nowhere", "no such folder"]);
     assert_says(&detect(model.path("tokenizer")).expect_err("no config").to_string(), &["model_index.json"]);
     model.set("model_index.json", "_class_name", json!("StableDiffusionPipeline"));
-    assert_says(
-        &detect(model.dir.path()).expect_err("unknown").to_string(),
-        &["StableDiffusionPipeline", "AmusedPipeline"],
-    );
+    assert_says(&detect(model.dir()).expect_err("unknown").to_string(), &["StableDiffusionPipeline", "AmusedPipeline"]);
     std::fs::write(model.path("model_index.json"), "{\"_class").expect("written");
-    assert_says(&detect(model.dir.path()).expect_err("damaged").to_string(), &["model_index.json"]);
+    assert_says(&detect(model.dir()).expect_err("damaged").to_string(), &["model_index.json"]);
 }
 
 #[test]
@@ -139,7 +102,7 @@ fn configurations_that_cannot_be_run_name_file_and_key() {
         ("sango.json", "guidence", json!(3), "guidence"),
     ];
     for (file, key, value, words) in cases {
-        let message = Model::copy().set(file, key, value.clone()).refused();
+        let message = sound().set(file, key, value.clone()).refused();
         println!("{file} {key} = {value}: {message}");
         assert_says(&message, &[words]);
         // Where the value itself is at fault, the file and the key are named; else the weights that do not fit it.
@@ -154,34 +117,34 @@ fn configurations_that_cannot_be_run_name_file_and_key() {
 #[test]
 fn missing_files_and_tensors_are_named() {
     for file in ["transformer/config.json", TRANSFORMER, "vqvae", "text_encoder/config.json", "scheduler"] {
-        let model = Model::copy();
+        let model = sound();
         let path = model.path(file);
         if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.expect("removed");
         assert_says(&model.refused(), &[file.split('/').next().expect("a folder")]);
     }
-    let model = Model::copy();
+    let model = sound();
     let key = "transformer_layers.1.attn2.to_k.weight";
     rewrite(&model.path(TRANSFORMER), |tensors| tensors.retain(|(name, _)| name != key));
     assert_says(&model.refused(), &["transformer", "no tensor", key]);
 
-    let model = Model::copy();
+    let model = sound();
     rewrite(&model.path(TRANSFORMER), |tensors| {
         let (_, tensor) = tensors.iter_mut().find(|(name, _)| name == key).expect("listed");
         *tensor = tensor.narrow(0, 0, 59).expect("60 rows");
     });
     assert_says(&model.refused(), &[key, "[59, 60]", "[60, 60]"]);
     // The encoder of the VQ model is only read when asked for.
-    let model = Model::copy();
+    let model = sound();
     rewrite(&model.path("vqvae/diffusion_pytorch_model.safetensors"), |tensors| {
         tensors.retain(|(name, _)| name != "encoder.conv_in.weight");
     });
     assert_says(&model.refused(), &["encoder.conv_in.weight"]);
-    AmusedPipeline::load(model.dir.path(), &LoadOptions::new(DType::F32)).expect("text to image needs no encoder");
+    AmusedPipeline::load(model.dir(), &LoadOptions::new(DType::F32)).expect("text to image needs no encoder");
 }
 
 #[test]
 fn damaged_weights_are_refused_or_survived() {
-    let model = Model::copy();
+    let model = sound();
     let path = model.path(TRANSFORMER);
     let sound = std::fs::read(&path).expect("weights");
     for kept in [0, 4, 8, 100, sound.len() / 2, sound.len() - 1] {
@@ -207,7 +170,7 @@ fn damaged_weights_are_refused_or_survived() {
 
 #[test]
 fn weights_that_are_not_numbers_end_the_generation() {
-    let model = Model::copy();
+    let model = sound();
     rewrite(&model.path(TRANSFORMER), |tensors| {
         let (_, tensor) = tensors.iter_mut().find(|(name, _)| name == "project_to_hidden.weight").expect("listed");
         *tensor = Tensor::full(tensor.shape(), f32::NAN).expect("a shape");
@@ -219,7 +182,7 @@ fn weights_that_are_not_numbers_end_the_generation() {
 
 #[test]
 fn requests_that_make_no_sense_are_refused_before_any_work() {
-    let pipeline = Model::copy().load().expect("a sound folder");
+    let pipeline = sound().load().expect("a sound folder");
     let refused = |change: &dyn Fn(&mut AmusedRequest)| {
         let mut request = AmusedRequest::new("a red circle");
         change(&mut request);
@@ -261,7 +224,7 @@ fn requests_that_make_no_sense_are_refused_before_any_work() {
 
 #[test]
 fn a_folder_without_a_tokenizer_takes_ids_only() {
-    let model = Model::copy();
+    let model = sound();
     std::fs::remove_dir_all(model.path("tokenizer")).expect("removed");
     let pipeline = model.load().expect("ids need no tokenizer");
     let error = pipeline.generate(&AmusedRequest::new("a red circle"), &mut |_| ControlFlow::Continue(()));
@@ -278,7 +241,7 @@ fn damaged_tokenizers_are_named() {
         ("tokenizer_config.json", r#"{"model_max_length": 1}"#, "at least 2"),
         ("tokenizer_config.json", r#"{"pad_token": "<|nothing|>"}"#, "<|nothing|>"),
     ] {
-        let model = Model::copy();
+        let model = sound();
         std::fs::write(model.path("tokenizer").join(file), text).expect("written");
         assert_says(&model.refused(), &["tokenizer", words]);
     }

@@ -13,18 +13,8 @@ use sango_models::ltx_video::{
 use sango_models::t5::{T5EncoderModel, T5Tokenizer};
 use sango_models::{DType, LoadOptions, parity};
 use sango_tensor::{Tensor, Weights};
+use sango_tests::{cases, folders, max_relative, relative_l2, runs_of, tensor};
 use serde_json::Value;
-
-fn cases() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/cases")
-}
-
-fn folders(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).expect("a folder of cases");
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a case").path()).filter(|p| p.is_dir()).collect();
-    paths.sort();
-    paths
-}
 
 /// The folders of pipelines with runs.
 fn models() -> Vec<PathBuf> {
@@ -39,35 +29,7 @@ fn models() -> Vec<PathBuf> {
 }
 
 fn runs() -> Vec<(PathBuf, PathBuf)> {
-    let of_case = |case: PathBuf| {
-        let runs = folders(&case).into_iter().filter(|run| run.join("inputs.safetensors").is_file());
-        runs.map(move |run| (case.join("model"), run)).collect::<Vec<_>>()
-    };
-    models().into_iter().flat_map(of_case).collect()
-}
-
-fn tensor(weights: &Weights, name: &str) -> Tensor {
-    let shape = weights.shape(name).expect("the tensor is in the case");
-    weights.get(name, &shape).expect("the tensor can be read")
-}
-
-/// max |Δ| / max |reference|.
-fn max_relative(value: &Tensor, reference: &Tensor) -> f32 {
-    assert_eq!(value.shape(), reference.shape());
-    let (value, reference) = (value.as_f32().expect("f32"), reference.as_f32().expect("f32"));
-    let largest = reference.iter().fold(0f32, |max, x| max.max(x.abs()));
-    let apart =
-        value.iter().zip(reference).fold(0f32, |max, (a, b)| if (a - b).abs() <= max { max } else { (a - b).abs() });
-    apart / largest
-}
-
-/// ‖Δ‖₂ / ‖reference‖₂.
-fn relative_l2(value: &Tensor, reference: &Tensor) -> f64 {
-    assert_eq!(value.shape(), reference.shape());
-    let (value, reference) = (value.as_f32().expect("f32"), reference.as_f32().expect("f32"));
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let apart: f64 = value.iter().zip(reference).map(|(a, b)| square(a - b)).sum();
-    (apart / reference.iter().map(|&x| square(x)).sum::<f64>()).sqrt()
+    models().iter().flat_map(|case| runs_of(case)).collect()
 }
 
 const NAMES: [&str; 4] = ["prompt_embeds", "velocity", "latents", "video"];

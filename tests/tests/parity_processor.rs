@@ -12,6 +12,7 @@ use sango_models::smolvlm2::{
     Content, Message, ProcessorOptions, Role, SmolVLMProcessor, SmolVLMTokenizer, Tile, VideoMetadata,
 };
 use sango_tensor::Weights;
+use sango_tests::copy_folder;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -41,21 +42,9 @@ fn string(value: &Value) -> &str {
 
 /// A folder of settings with the tokenizer that all of them share.
 fn folder(name: &str) -> tempfile::TempDir {
-    fn copy(from: &Path, to: &Path) {
-        std::fs::create_dir_all(to).expect("a folder");
-        for entry in std::fs::read_dir(from).expect("a committed folder") {
-            let path = entry.expect("an entry").path();
-            let target = to.join(path.file_name().expect("a name"));
-            if path.is_dir() {
-                copy(&path, &target);
-            } else {
-                std::fs::copy(&path, target).expect("copied");
-            }
-        }
-    }
     let dir = tempfile::tempdir().expect("a temporary folder");
-    copy(&cases().join("tokenizer"), dir.path());
-    copy(&cases().join("folders").join(name), dir.path());
+    copy_folder(&cases().join("tokenizer"), dir.path());
+    copy_folder(&cases().join("folders").join(name), dir.path());
     dir
 }
 

@@ -6,52 +6,16 @@
 use std::path::{Path, PathBuf};
 
 use sango_models::{DType, LoadOptions, parity};
-use sango_tensor::{Tensor, Weights};
-
-fn cases() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/cases")
-}
+use sango_tensor::Weights;
+use sango_tests::{cases, folders, max_relative, relative_l2, runs_of, tensor};
 
 /// The folders `smolvlm2-*/run` that hold inputs and expected outputs, with the model of each.
 fn runs() -> Vec<(PathBuf, PathBuf)> {
-    let folders = |dir: &Path| {
-        let entries = std::fs::read_dir(dir).expect("a folder of cases");
-        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a case").path()).collect();
-        paths.sort();
-        paths
-    };
     let own = |case: &Path| case.file_name().is_some_and(|name| name.to_string_lossy().starts_with("smolvlm2-"));
-    let mut runs = Vec::new();
-    for case in folders(&cases()).into_iter().filter(|case| own(case) && case.join("model").is_dir()) {
-        let with_inputs = folders(&case).into_iter().filter(|run| run.join("inputs.safetensors").is_file());
-        runs.extend(with_inputs.map(|run| (case.join("model"), run)));
-    }
+    let with_model = folders(&cases()).into_iter().filter(|case| own(case) && case.join("model").is_dir());
+    let runs: Vec<_> = with_model.flat_map(|case| runs_of(&case).collect::<Vec<_>>()).collect();
     assert!(runs.len() >= 15, "only {} runs found: are the cases checked out?", runs.len());
     runs
-}
-
-fn tensor(weights: &Weights, name: &str) -> Tensor {
-    let shape = weights.shape(name).expect("the tensor is in the case");
-    weights.get(name, &shape).expect("the tensor can be read")
-}
-
-/// max |Δ| / max |reference|.
-fn max_relative(value: &Tensor, reference: &Tensor) -> f32 {
-    assert_eq!(value.shape(), reference.shape());
-    let (value, reference) = (value.as_f32().expect("f32"), reference.as_f32().expect("f32"));
-    let largest = reference.iter().fold(0f32, |max, x| max.max(x.abs()));
-    let apart =
-        value.iter().zip(reference).fold(0f32, |max, (a, b)| if (a - b).abs() <= max { max } else { (a - b).abs() });
-    apart / largest
-}
-
-/// ‖Δ‖₂ / ‖reference‖₂.
-fn relative_l2(value: &Tensor, reference: &Tensor) -> f64 {
-    assert_eq!(value.shape(), reference.shape());
-    let (value, reference) = (value.as_f32().expect("f32"), reference.as_f32().expect("f32"));
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let apart: f64 = value.iter().zip(reference).map(|(a, b)| square(a - b)).sum();
-    (apart / reference.iter().map(|&x| square(x)).sum::<f64>()).sqrt()
 }
 
 fn run(model: &Path, run: &Path, dtype: DType) -> (Weights, Weights) {

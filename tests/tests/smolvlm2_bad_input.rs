@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use sango_models::smolvlm2::SmolVLMForConditionalGeneration;
 use sango_models::{DType, LoadOptions, parity};
 use sango_tensor::{Tensor, Weights, save};
+use sango_tests::copy_folder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -15,9 +16,7 @@ fn case(name: &str) -> PathBuf {
 /// A copy of a small folder, to be damaged.
 fn copy(from: &Path) -> TempDir {
     let to = tempfile::tempdir().expect("a temporary folder");
-    for entry in std::fs::read_dir(from).expect("the case is checked out").map(|entry| entry.expect("an entry")) {
-        std::fs::copy(entry.path(), to.path().join(entry.file_name())).expect("copied");
-    }
+    copy_folder(from, to.path());
     to
 }
 
