@@ -56,26 +56,6 @@ CREATE TABLE events (
     data TEXT NOT NULL,
     PRIMARY KEY (job, n)
 ) WITHOUT ROWID;
-CREATE TABLE media (
-    job TEXT NOT NULL,
-    n INTEGER NOT NULL,
-    sha256 TEXT NOT NULL,
-    PRIMARY KEY (job, n)
-) WITHOUT ROWID;
-CREATE INDEX media_sha256 ON media (sha256);
-CREATE TABLE stages (
-    job TEXT NOT NULL,
-    n INTEGER NOT NULL,
-    cache_key TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
-    type TEXT NOT NULL,
-    bytes INTEGER NOT NULL,
-    text TEXT,
-    cached INTEGER NOT NULL,
-    PRIMARY KEY (job, n)
-) WITHOUT ROWID;
-CREATE INDEX stages_cache ON stages (cache_key);
-CREATE INDEX stages_sha256 ON stages (sha256);
 ";
 
 /// From version 1: waiting jobs can be given a place in the line.
@@ -85,9 +65,8 @@ DROP INDEX jobs_queue;
 CREATE INDEX jobs_queue ON jobs (state, place, priority DESC, seq);
 ";
 
-/// From version 2: jobs about any number of files, and results that are text.
-const ADD_MEDIA: &str = "
-ALTER TABLE jobs ADD COLUMN result_text TEXT;
+/// The files that a job is about.
+const MEDIA: &str = "
 CREATE TABLE media (
     job TEXT NOT NULL,
     n INTEGER NOT NULL,
@@ -97,9 +76,8 @@ CREATE TABLE media (
 CREATE INDEX media_sha256 ON media (sha256);
 ";
 
-/// From version 3: jobs in stages, each with a result, and runs in phases.
-const ADD_STAGES: &str = "
-ALTER TABLE jobs ADD COLUMN phase TEXT;
+/// What the stages of a job have made.
+const STAGES: &str = "
 CREATE TABLE stages (
     job TEXT NOT NULL,
     n INTEGER NOT NULL,
@@ -115,8 +93,13 @@ CREATE INDEX stages_cache ON stages (cache_key);
 CREATE INDEX stages_sha256 ON stages (sha256);
 ";
 
-/// What leads from each version to the next.
-const STEPS: [&str; VERSION as usize - 1] = [ADD_PLACE, ADD_MEDIA, ADD_STAGES];
+/// What leads from each version to the next: from 2, jobs about any number of files, and results that are text; from 3,
+/// jobs in stages, each with a result, and runs in phases.
+const STEPS: [&[&str]; VERSION as usize - 1] = [
+    &[ADD_PLACE],
+    &["ALTER TABLE jobs ADD COLUMN result_text TEXT;", MEDIA],
+    &["ALTER TABLE jobs ADD COLUMN phase TEXT;", STAGES],
+];
 
 /// Opens the file and makes the tables if it is new. `durable`: a commit is on the disk before it returns; otherwise it
 /// survives a crash of the process, but the newest commits not a power cut.
@@ -129,8 +112,11 @@ pub(crate) fn connect(path: &Path, durable: bool) -> Result<Connection, JobError
     let transaction = db.transaction()?;
     let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     match version {
-        0 => transaction.execute_batch(TABLES)?,
-        1..=VERSION => STEPS[version as usize - 1..].iter().try_for_each(|step| transaction.execute_batch(step))?,
+        0 => [TABLES, MEDIA, STAGES].iter().try_for_each(|tables| transaction.execute_batch(tables))?,
+        1..=VERSION => {
+            let mut steps = STEPS[version as usize - 1..].iter().copied().flatten();
+            steps.try_for_each(|step| transaction.execute_batch(step))?;
+        }
         newer => {
             let message = format!(
                 "{} was written by a newer Sango (version {newer} of its tables, this one knows {VERSION}): update \
@@ -315,10 +301,9 @@ mod tests {
     #[test]
     fn a_file_of_an_earlier_version_gains_what_it_lacks() {
         let folder = tempfile::tempdir().unwrap();
-        let (third, _) = TABLES.split_once("CREATE TABLE stages").unwrap();
-        let third = third.replace(",\n    phase TEXT", "");
-        let (second, _) = third.split_once("CREATE TABLE media").unwrap();
-        let second = second.replace(",\n    result_text TEXT", "");
+        let without_phase = TABLES.replace(",\n    phase TEXT", "");
+        let third = format!("{without_phase}{MEDIA}");
+        let second = without_phase.replace(",\n    result_text TEXT", "");
         let first = second.replace(",\n    place INTEGER", "").replace("(state, place, ", "(state, ");
         assert!(!first.contains("place") && !second.contains("result_text") && !third.contains("phase"));
 

@@ -3,7 +3,7 @@
 use sango_media::{GrayImage, Limits, RgbImage};
 use serde::{Deserialize, Serialize};
 
-use super::{check_prompt, check_text, invalid, within};
+use super::{check_prompt, check_text, invalid, option_within, within};
 use crate::canonical::sha256_hex;
 use crate::{JobError, Submission};
 
@@ -83,11 +83,11 @@ impl ImageTask {
 impl ImageOptions {
     pub(crate) fn check(&self) -> Result<(), JobError> {
         check_text("options.negative_prompt", self.negative_prompt.as_deref().unwrap_or(""))?;
-        self.steps.map_or(Ok(()), |steps| within("options.steps", steps, 1, MAX_STEPS))?;
-        self.width.map_or(Ok(()), |width| within("options.width", width, 1, MAX_SIDE))?;
-        self.height.map_or(Ok(()), |height| within("options.height", height, 1, MAX_SIDE))?;
-        self.guidance_scale.map_or(Ok(()), |scale| within("options.guidance_scale", scale, 0.0, 50.0))?;
-        self.strength.map_or(Ok(()), |strength| within("options.strength", strength, 0.0, 1.0))?;
+        option_within("steps", self.steps, 1, MAX_STEPS)?;
+        option_within("width", self.width, 1, MAX_SIDE)?;
+        option_within("height", self.height, 1, MAX_SIDE)?;
+        option_within("guidance_scale", self.guidance_scale, 0.0, 50.0)?;
+        option_within("strength", self.strength, 0.0, 1.0)?;
         for temperature in self.temperature.into_iter().flatten() {
             within("options.temperature", temperature, 0.0, 20.0)?;
         }

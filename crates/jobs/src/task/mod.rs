@@ -43,6 +43,16 @@ pub(crate) fn within<T: PartialOrd + std::fmt::Display>(
     Err(invalid(format!("`{field}` is {value}, outside {low} to {high}")))
 }
 
+/// [`within`] for an option that may be left out.
+pub(crate) fn option_within<T: PartialOrd + std::fmt::Display>(
+    name: &str,
+    value: Option<T>,
+    low: T,
+    high: T,
+) -> Result<(), JobError> {
+    value.map_or(Ok(()), |value| within(&format!("options.{name}"), value, low, high))
+}
+
 pub(crate) fn invalid(message: impl Into<String>) -> JobError {
     JobError::new(ErrorKind::InvalidOption, message)
 }

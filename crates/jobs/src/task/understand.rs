@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{check_prompt, invalid, within};
+use super::{check_prompt, invalid, option_within};
 use crate::upload::Upload;
 use crate::{ErrorKind, JobError, Submission};
 
@@ -134,17 +134,14 @@ impl UnderstandTask {
 
 impl UnderstandOptions {
     fn check(&self) -> Result<(), JobError> {
-        let bounded = |name: &str, value: Option<f64>, low: f64, high: f64| {
-            value.map_or(Ok(()), |value| within(&format!("options.{name}"), value, low, high))
-        };
-        self.max_tokens.map_or(Ok(()), |tokens| within("options.max_tokens", tokens, 1, MAX_TOKENS))?;
-        self.frames.map_or(Ok(()), |frames| within("options.frames", frames, 1, MAX_FRAMES))?;
-        bounded("fps", self.fps, 0.01, 60.0)?;
-        bounded("temperature", self.temperature, 0.0, 5.0)?;
-        self.top_k.map_or(Ok(()), |top_k| within("options.top_k", top_k, 0, 1_000_000))?;
-        bounded("top_p", self.top_p, 0.0, 1.0)?;
-        bounded("min_p", self.min_p, 0.0, 1.0)?;
-        bounded("repetition_penalty", self.repetition_penalty, 0.1, 10.0)?;
+        option_within("max_tokens", self.max_tokens, 1, MAX_TOKENS)?;
+        option_within("frames", self.frames, 1, MAX_FRAMES)?;
+        option_within("fps", self.fps, 0.01, 60.0)?;
+        option_within("temperature", self.temperature, 0.0, 5.0)?;
+        option_within("top_k", self.top_k, 0, 1_000_000)?;
+        option_within("top_p", self.top_p, 0.0, 1.0)?;
+        option_within("min_p", self.min_p, 0.0, 1.0)?;
+        option_within("repetition_penalty", self.repetition_penalty, 0.1, 10.0)?;
         if self.top_p == Some(0.0) {
             return Err(invalid("`options.top_p` is 0, which leaves no token to draw: it is above 0"));
         }

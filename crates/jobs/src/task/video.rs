@@ -4,7 +4,7 @@ use sango_media::{Limits, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use super::image::{MAX_SIDE, MAX_STEPS, MediaRef, media_ref};
-use super::{check_prompt, check_text, invalid, within};
+use super::{check_prompt, check_text, invalid, option_within};
 use crate::{JobError, Submission};
 
 /// No model makes more of them at once.
@@ -85,24 +85,16 @@ impl VideoTask {
 
 impl VideoOptions {
     pub(crate) fn check(&self) -> Result<(), JobError> {
-        fn bounded<T: PartialOrd + std::fmt::Display>(
-            name: &str,
-            value: Option<T>,
-            low: T,
-            high: T,
-        ) -> Result<(), JobError> {
-            value.map_or(Ok(()), |value| within(&format!("options.{name}"), value, low, high))
-        }
         check_text("options.negative_prompt", self.negative_prompt.as_deref().unwrap_or(""))?;
-        bounded("width", self.width, 1, MAX_SIDE)?;
-        bounded("height", self.height, 1, MAX_SIDE)?;
-        bounded("frames", self.frames, 1, MAX_VIDEO_FRAMES)?;
-        bounded("fps", self.fps, 0.1, 240.0)?;
-        bounded("steps", self.steps, 1, MAX_STEPS)?;
-        bounded("guidance_scale", self.guidance_scale, 0.0, 50.0)?;
-        bounded("guidance_rescale", self.guidance_rescale, 0.0, 1.0)?;
-        bounded("stg_scale", self.stg_scale, 0.0, 50.0)?;
-        bounded("strength", self.strength, 0.0, 1.0)?;
+        option_within("width", self.width, 1, MAX_SIDE)?;
+        option_within("height", self.height, 1, MAX_SIDE)?;
+        option_within("frames", self.frames, 1, MAX_VIDEO_FRAMES)?;
+        option_within("fps", self.fps, 0.1, 240.0)?;
+        option_within("steps", self.steps, 1, MAX_STEPS)?;
+        option_within("guidance_scale", self.guidance_scale, 0.0, 50.0)?;
+        option_within("guidance_rescale", self.guidance_rescale, 0.0, 1.0)?;
+        option_within("stg_scale", self.stg_scale, 0.0, 50.0)?;
+        option_within("strength", self.strength, 0.0, 1.0)?;
         let blocks = self.stg_blocks.as_ref().map_or(0, Vec::len);
         if blocks > MAX_BLOCKS {
             return Err(invalid(format!("`options.stg_blocks` names {blocks} blocks, more than {MAX_BLOCKS}")));
