@@ -4,7 +4,7 @@ mod support;
 
 use proptest::prelude::*;
 use sango_kernels::{Activation, Conv2dShape, Epilogue, Isa, KernelError, PackedConv2d, Precision, conv2d};
-use support::{Sum, activate, check, isas, noise, rounded, stored};
+use support::{Sum, check_convolution, isas, noise, rounded, stored};
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -84,19 +84,10 @@ fn verify(case: &Case) {
     let groups = if depthwise { c_in } else { 1 };
     let w = noise(c_out * (c_in / groups) * kh * kw, seed ^ 1);
     let sums = reference(case, &x, &w);
-    let bias = case.bias.then(|| noise(c_out, seed ^ 2));
-    let residual = case.residual.then(|| noise(sums.len(), seed ^ 3));
-    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref(), ..Epilogue::default() };
-    for isa in isas() {
-        let packed = PackedConv2d::from_f32(&w, (c_out, c_in, kh, kw), groups, precision).unwrap();
-        let mut out = vec![f32::NAN; sums.len()];
-        isa.run(|| conv2d(&x, &shape, &packed, &epilogue, &mut out)).unwrap().unwrap();
-        for (i, (&got, sum)) in out.iter().zip(&sums).enumerate() {
-            let bias = f64::from(bias.as_ref().map_or(0.0, |b| b[i % c_out]));
-            let want = activate(activation, sum.value + bias) + f64::from(residual.as_ref().map_or(0.0, |r| r[i]));
-            check(&format_args!("{isa} {case:?} at {i}"), got, want, 1.2 * (sum.magnitude + bias.abs()));
-        }
-    }
+    let packed = PackedConv2d::from_f32(&w, (c_out, c_in, kh, kw), groups, precision).unwrap();
+    check_convolution(case, &sums, c_out, ([case.bias, case.residual], activation, seed), |epilogue, out| {
+        conv2d(&x, &shape, &packed, epilogue, out)
+    });
 }
 
 proptest! {

@@ -8,7 +8,7 @@ use sango_kernels::{
     Activation, Conv3dShape, Epilogue, Isa, KernelError, Modulation, PackedConv3d, Precision, RowNorm, TimePadding,
     conv3d, conv3d_normed,
 };
-use support::{Sum, activate, check, isas, noise, rounded, stored};
+use support::{Sum, check_convolution, isas, noise, rounded, stored};
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -91,19 +91,10 @@ fn verify(case: &Case) {
     let x = noise(shape.n * shape.t * shape.h * shape.w * c_in, seed);
     let w = noise(c_out * c_in * kernel.iter().product::<usize>(), seed ^ 1);
     let sums = reference(case, &x, &w);
-    let bias = case.bias.then(|| noise(c_out, seed ^ 2));
-    let residual = case.residual.then(|| noise(sums.len(), seed ^ 3));
-    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref(), ..Epilogue::default() };
-    for isa in isas() {
-        let packed = PackedConv3d::from_f32(&w, (c_out, c_in), kernel, precision).unwrap();
-        let mut out = vec![f32::NAN; sums.len()];
-        isa.run(|| conv3d(&x, &shape, &packed, &epilogue, &mut out)).unwrap().unwrap();
-        for (i, (&got, sum)) in out.iter().zip(&sums).enumerate() {
-            let bias = f64::from(bias.as_ref().map_or(0.0, |b| b[i % c_out]));
-            let want = activate(activation, sum.value + bias) + f64::from(residual.as_ref().map_or(0.0, |r| r[i]));
-            check(&format_args!("{isa} {case:?} at {i}"), got, want, 1.2 * (sum.magnitude + bias.abs()));
-        }
-    }
+    let packed = PackedConv3d::from_f32(&w, (c_out, c_in), kernel, precision).unwrap();
+    check_convolution(case, &sums, c_out, ([case.bias, case.residual], activation, seed), |epilogue, out| {
+        conv3d(&x, &shape, &packed, epilogue, out)
+    });
 }
 
 proptest! {

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{SangoEpilogue, finish, guard, matrix, output, precision, sango_status, slice};
+use super::{SangoEpilogue, finish, free, guard, hand_out, matrix, output, precision, sango_status, slice};
 use crate::error::elements;
 use crate::gemm::Element;
 use crate::{Conv2dShape, KernelError, Number, PackedConv2d, conv2d};
@@ -83,21 +83,17 @@ unsafe fn pack<T: Element>(
     wanted: i32,
     weights: *mut *mut PackedConv2d,
 ) -> Result<(), KernelError> {
-    if weights.is_null() {
-        return Err(KernelError::NullPointer("weights"));
-    }
-    // SAFETY: not null; the caller vouches for the rest. A failure leaves null behind, which is safe to free.
-    unsafe { weights.write(std::ptr::null_mut()) };
-    if groups == 0 {
-        return Err(KernelError::shape("groups", "must be at least 1"));
-    }
-    let len = elements("w", &[c_out, c_in, kh, kw])? / groups;
-    // SAFETY: the caller vouches for the elements.
-    let w = unsafe { slice("w", w, len)? };
-    let packed = PackedConv2d::from_elements(w, (c_out, c_in, kh, kw), groups, precision(wanted)?)?;
-    // SAFETY: as above.
-    unsafe { weights.write(Box::into_raw(Box::new(packed))) };
-    Ok(())
+    let pack = || {
+        if groups == 0 {
+            return Err(KernelError::shape("groups", "must be at least 1"));
+        }
+        let len = elements("w", &[c_out, c_in, kh, kw])? / groups;
+        // SAFETY: the caller vouches for the elements.
+        let w = unsafe { slice("w", w, len)? };
+        PackedConv2d::from_elements(w, (c_out, c_in, kh, kw), groups, precision(wanted)?)
+    };
+    // SAFETY: passed on from the caller.
+    unsafe { hand_out(weights, pack) }
 }
 
 /// Frees packed convolution weights. Null is ignored.
@@ -106,10 +102,8 @@ unsafe fn pack<T: Element>(
 /// `weights` is null or came from a pack function and has not been freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sango_conv2d_weights_free(weights: *mut PackedConv2d) {
-    if !weights.is_null() {
-        // SAFETY: the caller vouches for the pointer.
-        drop(unsafe { Box::from_raw(weights) });
-    }
+    // SAFETY: passed on from the caller.
+    unsafe { free(weights) }
 }
 
 /// Writes the output height and width of a convolution.

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{SangoEpilogue, finish, guard, matrix, output, precision, sango_status, slice};
+use super::{SangoEpilogue, finish, free, guard, hand_out, matrix, output, precision, sango_status, slice};
 use crate::error::elements;
 use crate::gemm::Element;
 use crate::{Conv3dShape, KernelError, Number, PackedConv3d, TimePadding, conv3d};
@@ -89,18 +89,14 @@ unsafe fn pack<T: Element>(
     wanted: i32,
     weights: *mut *mut PackedConv3d,
 ) -> Result<(), KernelError> {
-    if weights.is_null() {
-        return Err(KernelError::NullPointer("weights"));
-    }
-    // SAFETY: not null; the caller vouches for the rest. A failure leaves null behind, which is safe to free.
-    unsafe { weights.write(std::ptr::null_mut()) };
-    let len = elements("w", &[channels.0, channels.1, kernel[0], kernel[1], kernel[2]])?;
-    // SAFETY: the caller vouches for the elements.
-    let w = unsafe { slice("w", w, len)? };
-    let packed = PackedConv3d::from_elements(w, channels, kernel, precision(wanted)?)?;
-    // SAFETY: as above.
-    unsafe { weights.write(Box::into_raw(Box::new(packed))) };
-    Ok(())
+    let pack = || {
+        let len = elements("w", &[channels.0, channels.1, kernel[0], kernel[1], kernel[2]])?;
+        // SAFETY: the caller vouches for the elements.
+        let w = unsafe { slice("w", w, len)? };
+        PackedConv3d::from_elements(w, channels, kernel, precision(wanted)?)
+    };
+    // SAFETY: passed on from the caller.
+    unsafe { hand_out(weights, pack) }
 }
 
 /// Frees packed convolution weights. Null is ignored.
@@ -109,10 +105,8 @@ unsafe fn pack<T: Element>(
 /// `weights` is null or came from a pack function and has not been freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sango_conv3d_weights_free(weights: *mut PackedConv3d) {
-    if !weights.is_null() {
-        // SAFETY: the caller vouches for the pointer.
-        drop(unsafe { Box::from_raw(weights) });
-    }
+    // SAFETY: passed on from the caller.
+    unsafe { free(weights) }
 }
 
 /// Writes the output frames, height and width of a convolution.

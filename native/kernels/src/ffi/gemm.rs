@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{SangoEpilogue, finish, guard, matrix, output, precision, sango_status};
+use super::{SangoEpilogue, finish, free, guard, hand_out, matrix, output, precision, sango_status};
 use crate::gemm::{self, Element, Layout};
 use crate::{KernelError, Number, PackedWeights};
 
@@ -51,19 +51,14 @@ unsafe fn pack<T: Number + Element>(
     gated: bool,
     weights: *mut *mut PackedWeights,
 ) -> Result<(), KernelError> {
-    if weights.is_null() {
-        return Err(KernelError::NullPointer("weights"));
-    }
-    // SAFETY: not null; the caller vouches for the rest. A failure leaves null behind, which is safe to free.
-    unsafe { weights.write(std::ptr::null_mut()) };
-    matrix("w", w, n, k, stride)?;
-    let layout = Layout { n_stride: stride, tap_stride: 0, channel_stride: 1 };
-    // SAFETY: the caller vouches for n rows of k values.
-    unsafe {
-        let packed = PackedWeights::pack(w, layout, (n, 1, k), precision(wanted)?, gated)?;
-        weights.write(Box::into_raw(Box::new(packed)));
-    }
-    Ok(())
+    let pack = || {
+        matrix("w", w, n, k, stride)?;
+        let layout = Layout { n_stride: stride, tap_stride: 0, channel_stride: 1 };
+        // SAFETY: the caller vouches for n rows of k values.
+        unsafe { PackedWeights::pack(w, layout, (n, 1, k), precision(wanted)?, gated) }
+    };
+    // SAFETY: passed on from the caller.
+    unsafe { hand_out(weights, pack) }
 }
 
 /// Frees packed weights. Null is ignored.
@@ -72,10 +67,8 @@ unsafe fn pack<T: Number + Element>(
 /// `weights` is null or came from a pack function and has not been freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sango_weights_free(weights: *mut PackedWeights) {
-    if !weights.is_null() {
-        // SAFETY: the caller vouches for the pointer.
-        drop(unsafe { Box::from_raw(weights) });
-    }
+    // SAFETY: passed on from the caller.
+    unsafe { free(weights) }
 }
 
 /// Bytes that packed weights hold; 0 for null.

@@ -104,6 +104,33 @@ pub struct SangoEpilogue {
     pub residual_stride: usize,
 }
 
+/// Hands what `pack` makes to the caller, who frees it with [`free`]. A failure leaves null behind, which is safe to free.
+///
+/// # Safety
+/// `weights` is null, which is an error, or writable.
+unsafe fn hand_out<P>(weights: *mut *mut P, pack: impl FnOnce() -> Result<P, KernelError>) -> Result<(), KernelError> {
+    if weights.is_null() {
+        return Err(KernelError::NullPointer("weights"));
+    }
+    // SAFETY: not null; the caller vouches for the rest.
+    unsafe { weights.write(std::ptr::null_mut()) };
+    let packed = Box::new(pack()?);
+    // SAFETY: as above.
+    unsafe { weights.write(Box::into_raw(packed)) };
+    Ok(())
+}
+
+/// Frees what [`hand_out`] gave. Null is ignored.
+///
+/// # Safety
+/// `weights` is null or came from [`hand_out`] and has not been freed.
+unsafe fn free<P>(weights: *mut P) {
+    if !weights.is_null() {
+        // SAFETY: the caller vouches for the pointer.
+        drop(unsafe { Box::from_raw(weights) });
+    }
+}
+
 /// A checked view of rows in C memory.
 fn matrix<T: Number>(
     what: &'static str,

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::sync::Once;
 
 use half::bf16;
-use sango_kernels::{Activation, Isa, Precision};
+use sango_kernels::{Activation, Epilogue, Isa, KernelError, Precision};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx_emulator;
@@ -85,6 +85,29 @@ impl Sum {
 pub fn check(context: &dyn std::fmt::Display, got: f32, want: f64, magnitude: f64) {
     let allowed = 4e-6 * magnitude + 2e-6 * want.abs() + 1e-6;
     assert!((f64::from(got) - want).abs() <= allowed, "{context}: {got} instead of {want} (allowed {allowed})");
+}
+
+/// Runs a convolution with every instruction set, and checks `activation(sum + bias) + residual` of every output. `flags`
+/// say whether there is a bias and a residual.
+pub fn check_convolution(
+    case: &dyn std::fmt::Debug,
+    sums: &[Sum],
+    c_out: usize,
+    (flags, activation, seed): ([bool; 2], Activation, u64),
+    convolve: impl Fn(&Epilogue<'_>, &mut [f32]) -> Result<(), KernelError>,
+) {
+    let bias = flags[0].then(|| noise(c_out, seed ^ 2));
+    let residual = flags[1].then(|| noise(sums.len(), seed ^ 3));
+    let epilogue = Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref(), ..Epilogue::default() };
+    for isa in isas() {
+        let mut out = vec![f32::NAN; sums.len()];
+        isa.run(|| convolve(&epilogue, &mut out)).unwrap().unwrap();
+        for (i, (&got, sum)) in out.iter().zip(sums).enumerate() {
+            let bias = f64::from(bias.as_ref().map_or(0.0, |b| b[i % c_out]));
+            let want = activate(activation, sum.value + bias) + f64::from(residual.as_ref().map_or(0.0, |r| r[i]));
+            check(&format_args!("{isa} {case:?} at {i}"), got, want, 1.2 * (sum.magnitude + bias.abs()));
+        }
+    }
 }
 
 /// The activation in nearly f64: exact enough for sums that are themselves only good to f32.
