@@ -3,9 +3,11 @@
 //! Nothing else in the workspace needs libtorch: what this crate writes are ordinary Hugging Face folders.
 
 pub mod amused;
+mod card;
 pub mod checkpoint;
 pub mod clip;
 pub mod data;
+pub mod files;
 pub mod judge;
 pub mod ltx_video;
 pub mod nn;

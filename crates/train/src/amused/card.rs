@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
-use super::export::read_json;
+use crate::card::stage_rows;
+use crate::files::read_json;
 
 /// The text of `README.md` for the run in `dir`.
 ///
@@ -31,36 +32,9 @@ pub fn write(dir: &Path, guidance: f64) -> Result<String> {
     }
     text.push_str("\n## How it was made\n\n");
     text.push_str("| stage | options | steps | time |\n|---|---|---|---|\n");
-    for stage in ["clip", "vq", "transformer"] {
-        let (steps, seconds) = spent(dir, stage)?;
-        let options: Value = read_json(&dir.join(format!("{stage}.options.json")))?;
-        let shown: Vec<String> = options
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(_, v)| !v.is_null() && **v != Value::Bool(false))
-            .map(|(name, value)| match value {
-                Value::Bool(_) => format!("`--{}`", name.replace('_', "-")),
-                Value::Array(items) => {
-                    let items: Vec<String> = items.iter().map(Value::to_string).collect();
-                    format!("`--{} {}`", name.replace('_', "-"), items.join(","))
-                }
-                _ => format!("`--{} {value}`", name.replace('_', "-")),
-            })
-            .collect();
-        text.push_str(&format!("| {stage} | {} | {steps} | {:.0} min |\n", shown.join(" "), seconds / 60.0));
-    }
+    text.push_str(&stage_rows(dir, &["clip", "vq", "transformer"])?);
     text.push_str(TAIL);
     Ok(text)
-}
-
-/// Steps and seconds of a stage, from the last line of its log.
-fn spent(dir: &Path, stage: &str) -> Result<(u64, f64)> {
-    let path = dir.join(format!("{stage}.jsonl"));
-    let log = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let last = log.lines().last().and_then(|line| serde_json::from_str::<Value>(line).ok());
-    let value = |name: &str| last.as_ref().and_then(|v| v[name].as_f64()).unwrap_or(0.0);
-    Ok((value("step") as u64, value("seconds")))
 }
 
 const HEAD: &str = "---

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use tch::nn::VarStore;
 use tch::{Device, Kind};
 
-use super::export::read_json;
 use super::patches::PatchCodebook;
 use super::sampler::{Sampling, sample};
 use super::text::TextCache;
@@ -18,6 +17,7 @@ use super::train::{SIZE, held_out, trained_on};
 use super::uvit_2d::{UVit2DModel, UVitConfig};
 use super::vq_model::VqModel;
 use crate::data::{Batch, mix, save_sheet, settle, to_rgb};
+use crate::files::read_json;
 use crate::judge::{self, Tally};
 
 /// How to judge.

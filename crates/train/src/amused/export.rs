@@ -13,6 +13,7 @@ use crate::checkpoint;
 use crate::clip::model::ClipConfig;
 use crate::clip::tokenizer::{POSITIONS, Tokenizer};
 use crate::clip::train::{CONTEXT, tokenizer};
+use crate::files::{read_json, write_json};
 
 const DIFFUSERS: &str = "0.35.0";
 
@@ -138,24 +139,6 @@ fn text_config(tokenizer: &Tokenizer) -> Value {
         "projection_dim": config.projection_dim,
         "vocab_size": tokenizer.vocab_size(),
     })
-}
-
-/// Reads a JSON file of a run.
-///
-/// # Errors
-/// When it is missing (the stage that writes it has not run) or of another form.
-pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("reading {}: run the stage that writes it first", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
-}
-
-pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
-    let text = format!("{}\n", serde_json::to_string_pretty(value)?);
-    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::nn::{Path, VarStore};
 use tch::{Device, Kind, Tensor};
 
-use super::export::read_json;
+use crate::files::read_json;
 use crate::nn::{Conv2d, Downsample2D, Embedding, GroupNorm, ResnetBlock2D, Upsample2D};
 
 /// The fields of `vqvae/config.json` that a training run chooses.

@@ -12,9 +12,9 @@ use tch::{Device, Kind, Tensor, no_grad};
 use super::clips::{ClipBatch, FRAMES};
 use super::vae::{AutoencoderKLLTXVideo, VaeConfig};
 use super::vae_train::{log_score, reconstruct, reconstruction_loss};
-use crate::amused::export::read_json;
 use crate::checkpoint::{self, State};
 use crate::data::mix;
+use crate::files::read_json;
 use crate::optim::{AdamW, Optimizer, Schedule};
 use crate::report::Report;
 

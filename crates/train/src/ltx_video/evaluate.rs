@@ -18,9 +18,9 @@ use super::text::train::TextEncoder;
 use super::train::{held_out, rope, sheet, trained_on};
 use super::transformer::{LTXVideoTransformer3DModel, RotaryPosEmbed, TransformerConfig};
 use super::vae_train::score;
-use crate::amused::export::read_json;
 use crate::checkpoint;
 use crate::data::{mix, save_sheet};
+use crate::files::read_json;
 use crate::judge::{self, Tally};
 
 /// How to judge.

@@ -15,8 +15,8 @@ use super::text::tokenizer::T5Tokenizer;
 use super::train::WEIGHTS;
 use super::transformer::TransformerConfig;
 use super::vae::VaeConfig;
-use crate::amused::export::{read_json, write_json};
 use crate::checkpoint;
+use crate::files::{read_json, write_json};
 
 const DIFFUSERS: &str = "0.35.0";
 /// Name of the weights of a part that `diffusers` reads.

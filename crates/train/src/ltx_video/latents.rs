@@ -10,9 +10,9 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::clips::{ClipBatch, FRAMES, settle};
 use super::vae::{AutoencoderKLLTXVideo, VaeConfig};
-use crate::amused::export::read_json;
 use crate::checkpoint;
 use crate::data::mix;
+use crate::files::read_json;
 
 /// A trained VAE with the mean and deviation of its latents.
 #[derive(Debug)]

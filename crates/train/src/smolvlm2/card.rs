@@ -5,6 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::card::stage_row;
+use crate::files::read_json;
+
 /// The text of `README.md` for the run in `dir`; nothing where it has not been evaluated.
 ///
 /// # Errors
@@ -14,7 +17,7 @@ pub fn write(dir: &Path, seed: u64) -> Result<Option<String>> {
     if !path.exists() {
         return Ok(None);
     }
-    let evaluation = json(&path)?;
+    let evaluation: Value = read_json(&path)?;
     let mut text = HEAD.to_owned();
     let scores = evaluation["scores"].as_array().cloned().unwrap_or_default();
     let all = scores.iter().find(|score| score["of"] == "all").context("the evaluation has no sum")?;
@@ -37,19 +40,9 @@ pub fn write(dir: &Path, seed: u64) -> Result<Option<String>> {
         text.push('\n');
     }
     text.push_str("## How it was made\n\n| stage | options | steps | time |\n|---|---|---|---|\n");
-    for stage in ["vision", "smolvlm2"] {
-        let (steps, seconds) = spent(dir, stage)?;
-        let options = json(&dir.join(format!("{stage}.options.json")))?;
-        let shown: Vec<String> = options
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(_, value)| !value.is_null() && **value != Value::Bool(false))
-            .map(|(name, value)| format!("`--{} {value}`", name.replace('_', "-")))
-            .collect();
-        let stage = if stage == "smolvlm2" { "train" } else { stage };
-        let shown = shown.join(" ");
-        text.push_str(&format!("| {stage} | `--seed {seed}` {shown} | {steps} | {:.0} min |\n", seconds / 60.0));
+    let seed = format!("`--seed {seed}` ");
+    for (stage, shown) in [("vision", "vision"), ("smolvlm2", "train")] {
+        text.push_str(&stage_row(dir, stage, shown, &seed)?);
     }
     text.push_str(TAIL);
     Ok(Some(text))
@@ -58,20 +51,6 @@ pub fn write(dir: &Path, seed: u64) -> Result<Option<String>> {
 fn percent(score: &Value) -> String {
     let share = score["right"].as_f64().unwrap_or(0.0) / score["asked"].as_f64().unwrap_or(1.0).max(1.0);
     format!("{:.1} %", 100.0 * share)
-}
-
-fn json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
-}
-
-/// Steps and seconds of a stage, from the last line of its log.
-fn spent(dir: &Path, stage: &str) -> Result<(u64, f64)> {
-    let path = dir.join(format!("{stage}.jsonl"));
-    let log = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let last = log.lines().last().and_then(|line| serde_json::from_str::<Value>(line).ok());
-    let value = |name: &str| last.as_ref().and_then(|v| v[name].as_f64()).unwrap_or(0.0);
-    Ok((value("step") as u64, value("seconds")))
 }
 
 const HEAD: &str = "---

@@ -10,6 +10,7 @@ use super::config::SmolVlmConfig;
 use super::prompt::{FPS, MAX_FRAMES};
 use super::tokenizer::ShapesTokenizer;
 use crate::checkpoint;
+use crate::files::write_json;
 
 /// The template that `SmolVLMProcessor` uses for conversations with videos; here it serves pictures too.
 const CHAT_TEMPLATE: &str = "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}\
@@ -89,16 +90,4 @@ pub fn write_settings(config: &SmolVlmConfig, tokenizer: &ShapesTokenizer, out: 
         json!({"image_seq_len": config.image_seq_len(), "processor_class": "SmolVLMProcessor"}),
     )?;
     std::fs::write(out.join("chat_template.jinja"), CHAT_TEMPLATE).context("writing the chat template")
-}
-
-/// Writes a JSON file, with its folder.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_json(path: &Path, value: &Value) -> Result<()> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
-    let text = format!("{}\n", serde_json::to_string_pretty(value)?);
-    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use tch::nn::{Init, Path as VarPath};
 use tch::{Kind, Tensor};
 
-use super::export::write_json;
 use super::layers::Adapter;
 use super::model::SmolVlm;
 use crate::checkpoint;
+use crate::files::write_json;
 
 /// What PEFT puts before the name of a module.
 const PREFIX: &str = "base_model.model.";

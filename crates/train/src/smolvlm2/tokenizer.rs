@@ -123,7 +123,7 @@ impl ShapesTokenizer {
         std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
         let path = dir.join("tokenizer.json");
         self.tokenizer.save(&path, true).map_err(|e| anyhow!("writing {}: {e}", path.display()))?;
-        super::export::write_json(&dir.join("tokenizer_config.json"), &tokenizer_config(max_length))?;
+        crate::files::write_json(&dir.join("tokenizer_config.json"), &tokenizer_config(max_length))?;
         let map = json!({
             "bos_token": IM_START,
             "eos_token": END_OF_UTTERANCE,
@@ -131,7 +131,7 @@ impl ShapesTokenizer {
             "unk_token": END_OF_TEXT,
             "additional_special_tokens": [FAKE_IMAGE, IMAGE, END_OF_UTTERANCE],
         });
-        super::export::write_json(&dir.join("special_tokens_map.json"), &map)
+        crate::files::write_json(&dir.join("special_tokens_map.json"), &map)
     }
 }
 
