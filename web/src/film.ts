@@ -1,6 +1,7 @@
 /** From the form for videos to the job that is sent. */
 
 import type { VideoOptions, VideoRequest } from "./protocol/types";
+import { numberIn } from "./request";
 
 /** The form, as the user filled it in. An empty text means "the default". */
 export interface FilmDraft {
@@ -38,11 +39,6 @@ export function filmOf(draft: FilmDraft, seed: number, key: string): VideoReques
     request.image = draft.first.image;
   }
   return request;
-}
-
-function numberIn(text: string): number | undefined {
-  const value = text.trim() === "" ? Number.NaN : Number(text);
-  return Number.isFinite(value) ? value : undefined;
 }
 
 /** The numbers of frames that a model makes, near to what was typed: a multiple, and one. */

@@ -32,7 +32,7 @@ export function idempotencyKey(): string {
 }
 
 /** The number in a field, or nothing where the field is empty or holds no number. */
-function numberIn(text: string): number | undefined {
+export function numberIn(text: string): number | undefined {
   const value = text.trim() === "" ? Number.NaN : Number(text);
   return Number.isFinite(value) ? value : undefined;
 }

@@ -7,6 +7,7 @@ import { QUESTIONS, SAMPLES, type Sample } from "../samples";
 import type { Chosen, State } from "../store";
 import { size } from "../words";
 import { byId, make, setText } from "./dom";
+import { addChips, offerModels, submitOnEnter } from "./form";
 
 /** What the form does with what was chosen and typed. */
 export interface AskerActions {
@@ -49,12 +50,7 @@ export class Asker {
       else this.#submit();
     });
     this.#form.addEventListener("input", () => this.#showSummary());
-    this.#question.addEventListener("keydown", (event) => {
-      // `isComposing`: Enter ends a word in many input methods.
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      this.#submit();
-    });
+    submitOnEnter(this.#question, () => this.#submit());
     this.#file.addEventListener("change", () => {
       this.#take([...(this.#file.files ?? [])]);
       this.#file.value = "";
@@ -67,7 +63,7 @@ export class Asker {
       event.preventDefault();
       this.#take(files);
     });
-    this.#showQuestions();
+    addChips("questions", QUESTIONS, this.#question);
     this.#showSamples();
     this.#showSummary();
   }
@@ -175,19 +171,6 @@ export class Asker {
     this.#list.replaceChildren(...items);
   }
 
-  #showQuestions(): void {
-    const chips = QUESTIONS.map((text) => {
-      const chip = make("button", "chip", text);
-      chip.type = "button";
-      chip.addEventListener("click", () => {
-        this.#question.value = text;
-        this.focus();
-      });
-      return chip;
-    });
-    byId("questions", HTMLElement).append(...chips);
-  }
-
   #showSamples(): void {
     const samples = SAMPLES.map((sample) => {
       const clip = make("video", "");
@@ -220,10 +203,7 @@ export class Asker {
   }
 
   #showModels(models: readonly Model[]): void {
-    this.#models = models.filter((model) => model.understand !== null);
-    const chosen = this.#model.value || (this.#models.find((model) => model.default)?.name ?? "");
-    this.#model.replaceChildren(...this.#models.map((model) => new Option(model.name, model.name)));
-    if (this.#models.some((model) => model.name === chosen)) this.#model.value = chosen;
+    offerModels(this.#model, models.filter((model) => model.understand !== null));
     this.#models = models;
     this.#takeModel();
   }

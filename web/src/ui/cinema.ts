@@ -5,7 +5,7 @@ import { resultUrl } from "../protocol/urls";
 import { totalSteps, type Run } from "../run";
 import type { State } from "../store";
 import { duration, filmHeadline, size, timeLeft } from "../words";
-import { byId, make, prefersStillness, setText } from "./dom";
+import { byId, prefersStillness, setText, showFacts } from "./dom";
 import { Filmstrip } from "./filmstrip";
 
 /** Below this width a video is enlarged in whole pixels: its pixels are the drawing. */
@@ -109,12 +109,7 @@ export class Cinema {
     if (!run) return;
     const { job } = run;
     setText(byId("film-shown-prompt", HTMLElement), job.request.prompt);
-    const facts = factsOf(job);
-    const list = byId("film-facts", HTMLUListElement);
-    if (list.dataset["facts"] !== facts.join()) {
-      list.dataset["facts"] = facts.join();
-      list.replaceChildren(...facts.map((fact) => make("li", "", fact)));
-    }
+    showFacts("film-facts", factsOf(job));
     const download = byId("film-download", HTMLAnchorElement);
     const url = this.#resultOf(job);
     download.hidden = url === null;

@@ -4,7 +4,8 @@ import { EXAMPLES, surprise } from "../examples";
 import type { ImageOptions, JobRequest, Model } from "../protocol/types";
 import { idempotencyKey, randomSeed, requestOf } from "../request";
 import type { State } from "../store";
-import { byId, make, setText } from "./dom";
+import { byId, setText } from "./dom";
+import { addChips, isSeed, offerModels, submitOnEnter, wrongNumber } from "./form";
 import { Starter } from "./starter";
 
 /** What the form does with what was typed. */
@@ -37,12 +38,7 @@ export class Composer {
       this.#submit();
     });
     this.#form.addEventListener("input", () => this.#showSummary());
-    this.#prompt.addEventListener("keydown", (event) => {
-      // `isComposing`: Enter ends a word in many input methods.
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      this.#submit();
-    });
+    submitOnEnter(this.#prompt, () => this.#submit());
     this.#model.addEventListener("change", () => this.#takeModel());
     byId("surprise", HTMLButtonElement).addEventListener("click", () => {
       this.#prompt.value = surprise(Math.random);
@@ -51,7 +47,7 @@ export class Composer {
       this.#seed.value = String(randomSeed());
       this.#showSummary();
     });
-    this.#showExamples();
+    addChips("examples", EXAMPLES, this.#prompt);
     this.#showSummary();
   }
 
@@ -113,44 +109,25 @@ export class Composer {
   #wrongField(): { field: HTMLElement; message: string } | null {
     const says = (field: HTMLInputElement | HTMLTextAreaElement, message: string) => ({ field, message });
     if (this.#prompt.value.trim() === "") return says(this.#prompt, "Say first what the picture should show.");
-    if (!/^\d*$/.test(this.#seed.value.trim()) || !Number.isSafeInteger(Number(this.#seed.value))) {
+    if (!isSeed(this.#seed.value)) {
       this.#openOptions();
       return says(this.#seed, "The seed is a whole number; leave it empty for a new one each time.");
     }
-    for (const [field, name] of [
+    const wrong = wrongNumber([
       [this.#steps, "Steps"],
       [this.#guidance, "Guidance"],
-    ] as const) {
-      if (field.validity.badInput || field.validity.rangeOverflow || field.validity.rangeUnderflow) {
-        this.#openOptions();
-        return says(field, `${name} is a number from ${field.min} to ${field.max}.`);
-      }
-    }
-    return null;
+    ]);
+    if (wrong !== null) this.#openOptions();
+    return wrong;
   }
 
   #openOptions(): void {
     byId("options", HTMLDetailsElement).open = true;
   }
 
-  #showExamples(): void {
-    const chips = EXAMPLES.map((text) => {
-      const chip = make("button", "chip", text);
-      chip.type = "button";
-      chip.addEventListener("click", () => {
-        this.#prompt.value = text;
-        this.focus();
-      });
-      return chip;
-    });
-    byId("examples", HTMLElement).append(...chips);
-  }
-
   #showModels(models: readonly Model[]): void {
-    const chosen = this.#model.value || (models.find((model) => model.default)?.name ?? "");
     this.#models = models;
-    this.#model.replaceChildren(...models.map((model) => new Option(model.name, model.name)));
-    if (models.some((model) => model.name === chosen)) this.#model.value = chosen;
+    offerModels(this.#model, models);
     this.#takeModel();
   }
 

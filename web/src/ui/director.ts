@@ -5,7 +5,8 @@ import { filmOf, nearestFrames } from "../film";
 import type { Model, VideoOptions, VideoRequest } from "../protocol/types";
 import { idempotencyKey, randomSeed } from "../request";
 import type { State } from "../store";
-import { byId, make, setText } from "./dom";
+import { byId, setText } from "./dom";
+import { addChips, isSeed, listenForPictures, offerModels, submitOnEnter, wrongNumber } from "./form";
 
 /** What the form does with what was typed. */
 export interface DirectorActions {
@@ -43,12 +44,7 @@ export class Director {
       this.#submit();
     });
     this.#form.addEventListener("input", () => this.#showSummary());
-    this.#prompt.addEventListener("keydown", (event) => {
-      // `isComposing`: Enter ends a word in many input methods.
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      this.#submit();
-    });
+    submitOnEnter(this.#prompt, () => this.#submit());
     this.#model.addEventListener("change", () => this.#takeModel());
     this.#frames.addEventListener("change", () => this.#roundFrames());
     byId("film-surprise", HTMLButtonElement).addEventListener("click", () => {
@@ -64,8 +60,14 @@ export class Director {
       this.#file.value = "";
     });
     byId("film-first-remove", HTMLButtonElement).addEventListener("click", () => this.#show(null));
-    this.#listenForFiles();
-    byId("film-examples", HTMLElement).append(...FILMS.map((text) => this.#chip(text)));
+    listenForPictures(
+      this.#form,
+      this.#drop,
+      () => this.#openStart(),
+      (file) => void this.take(file),
+      actions.problem,
+    );
+    addChips("film-examples", FILMS, this.#prompt);
     this.#show(null);
   }
 
@@ -143,39 +145,23 @@ export class Director {
     if (this.#prompt.value.trim() === "") {
       return { field: this.#prompt, message: "Say first what the video should show." };
     }
-    if (!/^\d*$/.test(this.#seed.value.trim()) || !Number.isSafeInteger(Number(this.#seed.value))) {
+    if (!isSeed(this.#seed.value)) {
       byId("film-options", HTMLDetailsElement).open = true;
       return { field: this.#seed, message: "The seed is a whole number; leave it empty for a new one each time." };
     }
-    for (const [field, name] of [
+    const wrong = wrongNumber([
       [this.#frames, "Frames"],
       [this.#fps, "Frames a second"],
       [this.#steps, "Steps"],
       [this.#guidance, "Guidance"],
-    ] as const) {
-      const { badInput, rangeOverflow, rangeUnderflow } = field.validity;
-      if (!badInput && !rangeOverflow && !rangeUnderflow) continue;
-      byId("film-options", HTMLDetailsElement).open = true;
-      return { field, message: `${name} is a number from ${field.min} to ${field.max}.` };
-    }
-    return null;
-  }
-
-  #chip(text: string): HTMLButtonElement {
-    const chip = make("button", "chip", text);
-    chip.type = "button";
-    chip.addEventListener("click", () => {
-      this.#prompt.value = text;
-      this.focus();
-    });
-    return chip;
+    ]);
+    if (wrong !== null) byId("film-options", HTMLDetailsElement).open = true;
+    return wrong;
   }
 
   #showModels(models: readonly Model[]): void {
-    const chosen = this.#model.value || (models.find((model) => model.default)?.name ?? "");
     this.#models = models;
-    this.#model.replaceChildren(...models.map((model) => new Option(model.name, model.name)));
-    if (models.some((model) => model.name === chosen)) this.#model.value = chosen;
+    offerModels(this.#model, models);
     this.#takeModel();
   }
 
@@ -221,34 +207,12 @@ export class Director {
     if (image === null) this.#first.removeAttribute("src");
     else this.#first.src = image;
     setText(byId("film-start-summary", HTMLElement), image === null ? "optional" : "the first frame");
-    if (image !== null) byId("film-start", HTMLDetailsElement).open = true;
+    if (image !== null) this.#openStart();
     this.#showSummary();
   }
 
-  #listenForFiles(): void {
-    const firstPicture = (data: DataTransfer | null) =>
-      [...(data?.files ?? [])].find((file) => file.type.startsWith("image/"));
-    this.#form.addEventListener("dragover", (event) => {
-      if (!event.dataTransfer?.types.includes("Files")) return;
-      event.preventDefault();
-      this.#drop.classList.add("hot");
-      byId("film-start", HTMLDetailsElement).open = true;
-    });
-    this.#form.addEventListener("dragleave", () => this.#drop.classList.remove("hot"));
-    this.#form.addEventListener("drop", (event) => {
-      if (!event.dataTransfer?.types.includes("Files")) return;
-      event.preventDefault();
-      this.#drop.classList.remove("hot");
-      const file = firstPicture(event.dataTransfer);
-      if (file) void this.take(file);
-      else this.#actions.problem("This file is not a picture.");
-    });
-    document.addEventListener("paste", (event) => {
-      const file = firstPicture(event.clipboardData);
-      if (!file || this.#form.offsetParent === null) return;
-      event.preventDefault();
-      void this.take(file);
-    });
+  #openStart(): void {
+    byId("film-start", HTMLDetailsElement).open = true;
   }
 }
 

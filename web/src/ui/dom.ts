@@ -24,6 +24,14 @@ export function setText(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Shows short phrases as a list, made anew only where they differ. */
+export function showFacts(id: string, facts: readonly string[]): void {
+  const list = byId(id, HTMLUListElement);
+  if (list.dataset["facts"] === facts.join()) return;
+  list.dataset["facts"] = facts.join();
+  list.replaceChildren(...facts.map((fact) => make("li", "", fact)));
+}
+
 /** True when the user asked for less movement. */
 export function prefersStillness(): boolean {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;

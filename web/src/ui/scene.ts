@@ -6,7 +6,7 @@ import type { Run } from "../run";
 import type { Chosen, State } from "../store";
 import { answerHeadline, duration, size, timeLeft } from "../words";
 import { ShownFrames } from "./shown";
-import { byId, setText } from "./dom";
+import { byId, setText, showFacts } from "./dom";
 import { Talk } from "./talk";
 
 /** What the buttons of the scene do. */
@@ -152,11 +152,7 @@ export class Scene {
     const answered = run !== null && isOver(run.job.state) && run.answer !== null;
     byId("scene-details", HTMLElement).hidden = !answered;
     if (!answered) return;
-    const facts = factsOf(run);
-    const list = byId("scene-facts", HTMLUListElement);
-    if (list.dataset["facts"] === facts.join()) return;
-    list.dataset["facts"] = facts.join();
-    list.replaceChildren(...facts.map((fact) => Object.assign(document.createElement("li"), { textContent: fact })));
+    showFacts("scene-facts", factsOf(run));
   }
 
   async #copy(): Promise<void> {

@@ -5,7 +5,7 @@ import { resultUrl } from "../protocol/urls";
 import { framesOf, totalSteps, type Frame, type Run } from "../run";
 import type { State } from "../store";
 import { duration, headline, size, timeLeft } from "../words";
-import { byId, make, prefersStillness, setText } from "./dom";
+import { byId, prefersStillness, setText, showFacts } from "./dom";
 import { Filmstrip } from "./filmstrip";
 
 /** Below this width a picture is enlarged in whole pixels: its pixels are the drawing. */
@@ -119,12 +119,7 @@ export class Stage {
     if (!run) return;
     const { job } = run;
     setText(byId("shown-prompt", HTMLElement), job.request.prompt);
-    const facts = factsOf(job);
-    const list = byId("facts", HTMLUListElement);
-    if (list.dataset["facts"] !== facts.join()) {
-      list.dataset["facts"] = facts.join();
-      list.replaceChildren(...facts.map((fact) => make("li", "", fact)));
-    }
+    showFacts("facts", factsOf(job));
 
     const download = byId("download", HTMLAnchorElement);
     const url = this.#resultOf(job);

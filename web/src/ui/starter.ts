@@ -3,6 +3,7 @@
 import { cover } from "../mask";
 import type { Start } from "../request";
 import { byId, setText } from "./dom";
+import { listenForPictures } from "./form";
 import { Painter } from "./painter";
 
 /** What is drawn where the model does not say its size. */
@@ -44,7 +45,13 @@ export class Starter {
       });
     }
     this.#strength.addEventListener("input", () => this.#show());
-    this.#listenForFiles();
+    listenForPictures(
+      byId("composer", HTMLFormElement),
+      this.#drop,
+      () => (this.#fold.open = true),
+      (file) => void this.take(file),
+      onProblem,
+    );
     this.#show();
   }
 
@@ -121,33 +128,5 @@ export class Starter {
     if (!this.#picture) return "optional";
     if (!this.#part) return "change all of it";
     return this.#painter.empty ? "repaint a part: not painted yet" : "repaint a part";
-  }
-
-  #listenForFiles(): void {
-    const firstPicture = (data: DataTransfer | null) =>
-      [...(data?.files ?? [])].find((file) => file.type.startsWith("image/"));
-    const form = byId("composer", HTMLFormElement);
-    form.addEventListener("dragover", (event) => {
-      if (!event.dataTransfer?.types.includes("Files")) return;
-      event.preventDefault();
-      this.#drop.classList.add("hot");
-      this.#fold.open = true;
-    });
-    form.addEventListener("dragleave", () => this.#drop.classList.remove("hot"));
-    form.addEventListener("drop", (event) => {
-      if (!event.dataTransfer?.types.includes("Files")) return;
-      event.preventDefault();
-      this.#drop.classList.remove("hot");
-      const file = firstPicture(event.dataTransfer);
-      if (file) void this.take(file);
-      else this.#onProblem("This file is not a picture.");
-    });
-    document.addEventListener("paste", (event) => {
-      const file = firstPicture(event.clipboardData);
-      // What is pasted while the other half of the page is shown is meant for that.
-      if (!file || form.offsetParent === null) return;
-      event.preventDefault();
-      void this.take(file);
-    });
   }
 }
