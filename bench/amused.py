@@ -7,12 +7,12 @@ step, counted from the process's start, is the cold start.
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
+
+from rounds import run_json
 
 PROMPT, STEPS, GUIDANCE = "a large red circle on a blue background", 12, 4.0
 START = time.time()
@@ -49,12 +49,6 @@ def reference(model: str, dtype: str, threads: int, out: str) -> None:
         }
     figures["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(figures))
-
-
-def run_json(command: list[str], threads: int) -> dict:
-    env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def sango(program: str, model: str, dtype: str, threads: int, out: str) -> dict:

@@ -8,12 +8,12 @@ guidance, whose steps and decode are timed. Peak memory is that of the process.
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
+
+from rounds import of, print_header, print_medians, run_rounds
 
 
 def reference(args: argparse.Namespace) -> None:
@@ -68,12 +68,6 @@ def reference(args: argparse.Namespace) -> None:
     print(json.dumps(figures))
 
 
-def run_json(command: list[str], threads: int) -> dict:
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
@@ -101,41 +95,22 @@ def main() -> None:
         for dtype in ("f32", "bf16")
     }
     contenders = {name: command for name, command in contenders.items() if not args.only or name in args.only}
-    rounds: dict[str, list[dict]] = {name: [] for name in contenders}
-    for number in range(args.rounds):
-        for name, command in contenders.items():
-            rounds[name].append(run_json(command, args.threads))
-            print(f"round {number + 1}: {name}: {json.dumps(rounds[name][-1])}", file=sys.stderr)
-    if args.out:
-        with open(args.out, "w") as file:
-            json.dump(rounds, file, indent=1)
+    rounds = run_rounds(contenders, args.rounds, args.threads, args.out)
     report(rounds)
 
 
 def report(rounds: dict[str, list[dict]]) -> None:
     """Two tables: what was measured, and how the contenders compare."""
 
-    def of(name: str, column: str) -> list[float]:
-        return [figures[column] for figures in rounds[name]]
-
-    def cell(values: list[float]) -> str:
-        return f"{statistics.median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})"
-
-    columns = ["step_ms", "decode_ms", "total_ms", "load_ms", "peak_rss_mb"]
-    print("medians (least–most) of the rounds")
-    print("| | " + " | ".join(columns) + " |")
-    print("|---" * (len(columns) + 1) + "|")
-    for name in rounds:
-        print(f"| {name} | " + " | ".join(cell(of(name, column)) for column in columns) + " |")
+    print_medians(rounds, ["step_ms", "decode_ms", "total_ms", "load_ms", "peak_rss_mb"])
     others = [name for name in ("diffusers f32", "diffusers bf16") if name in rounds]
     compared = ["step_ms", "decode_ms", "total_ms", "peak_rss_mb"]
     print(f"\nhow many times less than {' / '.join(others)}")
-    print("| | " + " | ".join(compared) + " |")
-    print("|---" * (len(compared) + 1) + "|")
+    print_header(compared)
     for name in (name for name in rounds if name.startswith("sango")):
-        medians = {column: statistics.median(of(name, column)) for column in compared}
+        medians = {column: statistics.median(of(rounds, name, column)) for column in compared}
         cells = [
-            " / ".join(f"{statistics.median(of(other, column)) / medians[column]:.2f}" for other in others)
+            " / ".join(f"{statistics.median(of(rounds, other, column)) / medians[column]:.2f}" for other in others)
             for column in compared
         ]
         print(f"| {name} | " + " | ".join(cells) + " |")

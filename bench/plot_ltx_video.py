@@ -10,7 +10,7 @@ import math
 import sys
 from pathlib import Path
 
-from ltx_video import run_json
+from rounds import run_json
 
 # Width, height, frames.
 SIZES = [(256, 256, 9), (256, 256, 25), (256, 256, 49), (256, 256, 97), (512, 512, 25), (512, 512, 49)]

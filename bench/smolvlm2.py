@@ -7,12 +7,12 @@ of the same shapes and start the clock when these are in memory; the first token
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
+
+from rounds import of, print_header, print_medians, run_rounds
 
 FRAMES, FRAME_TOKENS, SIDE, PROMPT_TOKENS, NEW_TOKENS = 8, 64, 512, 100, 64
 
@@ -74,12 +74,6 @@ def reference(model: str, dtype: str, threads: int) -> None:
     print(json.dumps(figures))
 
 
-def run_json(command: list[str], threads: int) -> dict:
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
@@ -99,37 +93,17 @@ def main() -> None:
         f"transformers {name}": [sys.executable, __file__, *common, "--reference", dtype]
         for name, dtype in (("f32", "float32"), ("bf16", "bfloat16"))
     } | {f"sango {dtype}": [*ours, "--dtype", dtype] for dtype in ("f32", "bf16", "int8")}
-    rounds: dict[str, list[dict]] = {name: [] for name in contenders}
-    for number in range(args.rounds):
-        for name, command in contenders.items():
-            rounds[name].append(run_json(command, args.threads))
-            print(f"round {number + 1}: {name}: {json.dumps(rounds[name][-1])}", file=sys.stderr)
-    if args.out:
-        with open(args.out, "w") as file:
-            json.dump(rounds, file, indent=1)
-
+    rounds = run_rounds(contenders, args.rounds, args.threads, args.out)
     columns = ["first_token_ms", "decode_tokens_per_s", "total_ms", "second_first_token_ms", "load_ms", "peak_rss_mb"]
-
-    def of(name: str, column: str) -> list[float]:
-        return [figures[column] for figures in rounds[name] if column in figures]
-
-    def cell(values: list[float]) -> str:
-        return f"{statistics.median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})" if values else "–"
-
-    print("medians (least–most) of the rounds")
-    print("| | " + " | ".join(columns) + " |")
-    print("|---" * (len(columns) + 1) + "|")
-    for name in rounds:
-        print(f"| {name} | " + " | ".join(cell(of(name, column)) for column in columns) + " |")
+    print_medians(rounds, columns)
     print("\nhow many times better than transformers f32 / bf16")
     compared = ["first_token_ms", "decode_tokens_per_s", "total_ms", "peak_rss_mb"]
-    print("| | " + " | ".join(compared) + " |")
-    print("|---" * (len(compared) + 1) + "|")
+    print_header(compared)
     for name in ("sango f32", "sango bf16", "sango int8"):
         cells = []
         for column in compared:
-            value = statistics.median(of(name, column))
-            others = [statistics.median(of(f"transformers {dtype}", column)) for dtype in ("f32", "bf16")]
+            value = statistics.median(of(rounds, name, column))
+            others = [statistics.median(of(rounds, f"transformers {dtype}", column)) for dtype in ("f32", "bf16")]
             ratios = [value / other if column == "decode_tokens_per_s" else other / value for other in others]
             cells.append(" / ".join(f"{ratio:.2f}" for ratio in ratios))
         print(f"| {name} | " + " | ".join(cells) + " |")
