@@ -170,7 +170,9 @@ impl Work<'_> {
             ),
         };
         let [_, height, width] = self.input;
-        let mut kept = out(self.input) * if self.decode { 1 } else { 2 };
+        // What is encoded is cut out of the video, and stays until its tile is done; latents are small.
+        let cut = if self.decode { 0 } else { memory::result(tile, config.in_channels, self.batch) };
+        let mut kept = cut + out(self.input) * if self.decode { 1 } else { 2 };
         if let Some(axis) = tiles.time {
             let stretch = out([tile[0], height, width]);
             kept += stretch * if tiles.space.is_some() { 2 } else { 1 };
