@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use sango_train::ltx_video::decoder_train::{self as decoder, DecoderOptions};
 use sango_train::ltx_video::evaluate::{EvaluateOptions, evaluate};
-use sango_train::ltx_video::export::{ExportOptions, export};
+use sango_train::ltx_video::export::{ExportOptions, export, import};
 use sango_train::ltx_video::text::train::{self as text, TextOptions};
 use sango_train::ltx_video::train::{self as transformer, TransformerOptions};
 use sango_train::ltx_video::vae_train::{self, VaeOptions};
@@ -64,6 +64,15 @@ pub enum Stage {
         #[arg(long, default_value = FOLDER)]
         out: PathBuf,
     },
+    /// Takes up an exported folder in an empty run, to train its transformer or decoder further.
+    Import {
+        /// Folder of the run.
+        #[arg(long, default_value = "runs/ltx_video")]
+        dir: PathBuf,
+        /// The Hugging Face folder to take up.
+        #[arg(long, default_value = FOLDER)]
+        model: PathBuf,
+    },
     /// Draws held-out prompts with an exported folder and lets the oracle judge.
     Evaluate {
         #[command(flatten)]
@@ -110,6 +119,7 @@ pub fn run(stage: Stage) -> Result<()> {
         Stage::Transformer { run, options } => transformer::train(&options, run.seed, &start(run).dir),
         Stage::Decoder { run, options } => decoder::train(&options, run.seed, &start(run).dir),
         Stage::Export { run, options, out } => export(&options, &run.dir, &out, run.seed),
+        Stage::Import { dir, model } => import(&model, &dir),
         Stage::Evaluate { run, options, model } => {
             let run = start(run);
             evaluate(&options, run.seed, &model, &run.dir).map(drop)

@@ -74,6 +74,13 @@ impl ClipBatch {
         Self::render((0..n).map(&mut draw).collect(), FRAMES)
     }
 
+    /// Whole clips of combinations that training never shows, settled and to any side: what a given first frame begins.
+    pub fn begun(seed: u64, n: usize, jitter: f32) -> Self {
+        let mut rng = rng(seed);
+        let mut draw = |_| (settle(Clip::sample_held_out(&mut rng), jitter, false, &mut rng), 0);
+        Self::render((0..n).map(&mut draw).collect(), FRAMES)
+    }
+
     /// Whole clips of combinations that training never shows.
     pub fn held_out(seed: u64, n: usize) -> Self {
         let mut rng = rng(mix(seed, u64::MAX));

@@ -172,8 +172,7 @@ pub fn evaluate(options: &EvaluateOptions, seed: u64, model: &Path, dir: &Path) 
     let how = json!({ "steps": shown_steps, "guidance_scale": guidance_scales[0], "shift": shifts[0] });
     let clips = drawer.draw(&seen, None, &sampling, mix(seed, 113))?;
     say("trained combinations", &judge::tally_clips(&seen, &clips, SIZE), how.clone());
-    let mut settled = |_| (settle(Clip::sample_held_out(&mut rng), 0.2, false, &mut rng), 0);
-    let begun = ClipBatch::render((0..options.prompts).map(&mut settled).collect(), FRAMES);
+    let begun = ClipBatch::begun(mix(seed, 117), options.prompts, 0.2);
     let prompts: Vec<Prompt> = begun.clips.iter().map(Clip::prompt).collect();
     let clips = drawer.draw(&prompts, Some(&begun.pixels.narrow(2, 0, 1)), &sampling, mix(seed, 116))?;
     say("held-out clips, first frame given", &judge::tally_clips(&prompts, &clips, SIZE), how);

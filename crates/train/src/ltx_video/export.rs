@@ -1,18 +1,19 @@
 //! The folder that `LTXPipeline.from_pretrained` opens.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 use super::card;
 use super::clips::{FPS, FRAMES, SIZE};
 use super::text::config::T5Config;
 use super::text::tokenizer::T5Tokenizer;
-use super::train::WEIGHTS;
+use super::train::{STATISTICS, WEIGHTS};
 use super::transformer::TransformerConfig;
 use super::vae::VaeConfig;
 use crate::checkpoint;
@@ -63,7 +64,7 @@ pub fn export(options: &ExportOptions, dir: &Path, out: &Path, seed: u64) -> Res
 
     let mut weights = checkpoint::load(&dir.join("vae.safetensors"))?;
     let mut trained = checkpoint::load(&dir.join(WEIGHTS))?;
-    for name in ["latents_mean", "latents_std"] {
+    for name in STATISTICS {
         let statistics = trained.remove(name).with_context(|| format!("{WEIGHTS} lacks {name}"))?;
         weights.insert(name.to_owned(), statistics);
     }
@@ -78,6 +79,32 @@ pub fn export(options: &ExportOptions, dir: &Path, out: &Path, seed: u64) -> Res
         std::fs::write(out.join("README.md"), card::write(dir, options, seed)?).context("writing the model card")?;
     }
     Ok(())
+}
+
+/// Takes a folder that [`export`] wrote apart into what the stages leave in `dir`, so that they train it further. The
+/// optimizers begin anew.
+///
+/// # Errors
+/// When a part of the folder is missing, or `dir` holds a run already.
+pub fn import(model: &Path, dir: &Path) -> Result<()> {
+    let begun = dir.join("vae.safetensors");
+    ensure!(!begun.exists(), "{} is there already: import into another --dir", begun.display());
+    let floats = |path: &str| -> Result<BTreeMap<String, Tensor>> {
+        let weights = checkpoint::load(&model.join(path))?;
+        Ok(weights.into_iter().map(|(name, tensor)| (name, tensor.to_kind(Kind::Float))).collect())
+    };
+    let mut vae = floats(&format!("vae/{DIFFUSION}"))?;
+    let mut trained = floats(&format!("transformer/{DIFFUSION}"))?;
+    for name in STATISTICS {
+        trained.insert(name.into(), vae.remove(name).with_context(|| format!("the VAE lacks {name}"))?);
+    }
+    let config: VaeConfig = read_json(&model.join("vae/config.json"))?;
+    write_json(&dir.join("vae.json"), &serde_json::to_value(config)?)?;
+    let config: TransformerConfig = read_json(&model.join("transformer/config.json"))?;
+    write_json(&dir.join("transformer.json"), &serde_json::to_value(config)?)?;
+    checkpoint::save_weights(&dir.join(WEIGHTS), &trained)?;
+    checkpoint::save_weights(&dir.join("text_encoder.safetensors"), &floats("text_encoder/model.safetensors")?)?;
+    checkpoint::save_weights(&begun, &vae)
 }
 
 fn model_index() -> Value {

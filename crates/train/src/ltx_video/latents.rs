@@ -107,9 +107,15 @@ pub struct LatentData {
 }
 
 impl LatentData {
-    /// Draws and encodes `n` training clips, `scattered` (0–1) of them not centred, and normalises the latents of `vae`
-    /// by them.
-    pub fn build(vae: &mut Vae, seed: u64, n: usize, jitter: f32, scattered: f64, progress: &dyn Fn(usize)) -> Self {
+    /// Draws and encodes `n` training clips, `scattered` (0–1) of them not centred. With `measure`, the latents of `vae`
+    /// are normalised by them from now on.
+    pub fn build(
+        vae: &mut Vae,
+        measure: bool,
+        seed: u64,
+        (n, jitter, scattered): (usize, f32, f64),
+        progress: &dyn Fn(usize),
+    ) -> Self {
         let mut rng = rng(mix(seed, 101));
         let centred = n - (n as f64 * scattered.clamp(0.0, 1.0)) as usize;
         let mut draw = |i| settle(Clip::sample_training(&mut rng), jitter, i < centred, &mut rng);
@@ -117,24 +123,28 @@ impl LatentData {
         let mut parts = Vec::new();
         let channels = vae.config.latent_channels;
         let floats = (Kind::Float, Device::Cpu);
-        vae.set_statistics(&Tensor::zeros([channels], floats), &Tensor::ones([channels], floats));
+        if measure {
+            vae.set_statistics(&Tensor::zeros([channels], floats), &Tensor::ones([channels], floats));
+        }
         for (i, chunk) in clips.chunks(64).enumerate() {
             let batch = ClipBatch::render(chunk.iter().map(|&clip| (clip, 0)).collect(), FRAMES);
             parts.push(vae.encode(&batch.pixels));
             progress((i + 1) * 64);
         }
-        let latents = Tensor::cat(&parts, 0);
-        let axes = [0i64, 2, 3, 4].as_slice();
-        let mean = latents.mean_dim(axes, false, Kind::Float);
-        let std = latents.std_dim(axes, true, false);
-        // A channel that says nothing must not be blown up.
-        let std = std.maximum(&(std.max() * 0.05));
-        // They are exported as bf16.
-        let [mean, std] = [mean, std].map(|tensor| tensor.to_kind(Kind::BFloat16).to_kind(Kind::Float));
-        vae.set_statistics(&mean, &std);
-        let shape = [1, channels, 1, 1, 1];
-        let latents = pack(&((latents - mean.view(shape)) / std.view(shape))).to_kind(Kind::BFloat16);
-        Self { clips, centred, latents }
+        let mut latents = Tensor::cat(&parts, 0);
+        if measure {
+            let axes = [0i64, 2, 3, 4].as_slice();
+            let mean = latents.mean_dim(axes, false, Kind::Float);
+            let std = latents.std_dim(axes, true, false);
+            // A channel that says nothing must not be blown up.
+            let std = std.maximum(&(std.max() * 0.05));
+            // They are exported as bf16.
+            let [mean, std] = [mean, std].map(|tensor| tensor.to_kind(Kind::BFloat16).to_kind(Kind::Float));
+            vae.set_statistics(&mean, &std);
+            let shape = [1, channels, 1, 1, 1];
+            latents = (latents - mean.view(shape)) / std.view(shape);
+        }
+        Self { clips, centred, latents: pack(&latents).to_kind(Kind::BFloat16) }
     }
 }
 

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use clap::Args;
 use rand::RngExt;
-use sango_shapes::{Attributes, Motion, Prompt, rng, split};
+use sango_shapes::{Attributes, Clip, Motion, Prompt, rng, split};
 use serde::{Deserialize, Serialize};
 use tch::nn::VarStore;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
-use super::clips::{FPS, SIZE, to_frames};
-use super::latents::{LatentData, Vae, unpack};
+use super::clips::{ClipBatch, FPS, SIZE, to_frames};
+use super::latents::{LatentData, Vae, pack, unpack};
 use super::sampler::{Sampling, sample};
 use super::text::config::T5Config;
 use super::text::train::{TextEncoder, write_prompt};
@@ -24,6 +24,8 @@ use crate::report::Report;
 
 /// Files of what the stage leaves.
 pub const WEIGHTS: &str = "transformer.safetensors";
+/// Beside the weights: by what the latents they know are normalised.
+pub const STATISTICS: [&str; 2] = ["latents_mean", "latents_std"];
 
 /// How to train the transformer.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
@@ -116,22 +118,35 @@ pub struct TransformerTrainer {
 }
 
 impl TransformerTrainer {
-    /// A fresh model on the VAE and the text encoder in `dir`; encodes the clips.
+    /// A model on the VAE and the text encoder in `dir`: a fresh one, or the one whose weights are there; encodes the
+    /// clips.
     ///
     /// # Errors
-    /// When one of them is missing or the options do not fit.
+    /// When a part is missing or the options do not fit.
     pub fn new(options: &TransformerOptions, seed: u64, dir: &Path) -> Result<Self> {
         ensure!(options.batch > 0 && options.clips > 0, "--batch and --clips must not be 0");
         let mut vae = Vae::open(dir, options.kind())?;
+        let weights = dir.join(WEIGHTS);
+        let begun = weights.exists().then(|| checkpoint::load(&weights)).transpose()?;
+        if let Some(begun) = &begun {
+            let [mean, std] = STATISTICS.map(|name| checkpoint::get(begun, name));
+            vae.set_statistics(mean?, std?);
+        }
         let text = TextEncoder::open(dir)?;
         let bar = indicatif::ProgressBar::new(options.clips as u64);
         let tick = |done: usize| bar.set_position(done as u64);
-        let data = LatentData::build(&mut vae, seed, options.clips, options.jitter, options.scattered, &tick);
+        let draw = (options.clips, options.jitter, options.scattered);
+        let data = LatentData::build(&mut vae, begun.is_none(), seed, draw, &tick);
         bar.finish_and_clear();
         tch::manual_seed(mix(seed, 102) as i64);
         let config = options.config(vae.config.latent_channels, &T5Config::shapes(0));
         let vs = VarStore::new(Device::Cpu);
         let model = LTXVideoTransformer3DModel::new(&vs.root(), &config);
+        if let Some(begun) = &begun {
+            for (name, mut variable) in vs.variables() {
+                no_grad(|| variable.f_copy_(checkpoint::get(begun, &name)?).map_err(anyhow::Error::from))?;
+            }
+        }
         let settings = AdamW { weight_decay: 0.01, ema: 0.999, beta2: 0.98, ..AdamW::default() };
         let optimizer = Optimizer::new(&vs, settings, options.kind())?;
         let rope = rope(&config, &vae, options.kind());
@@ -182,11 +197,17 @@ impl TransformerTrainer {
         Ok((loss.double_value(&[]), norm))
     }
 
-    /// Draws `prompts` with the averaged weights and lets the oracle judge; the frames come along.
+    /// Draws `prompts` with the averaged weights and lets the oracle judge; the frames come along. `first` are the frames
+    /// to begin with, if they are given, `[N, 3, 1, H, W]` in −1..1.
     ///
     /// # Errors
     /// When a prompt cannot be encoded (never).
-    pub fn evaluate(&mut self, prompts: &[Prompt], sampling: &Sampling) -> Result<(Tally, Vec<Vec<Vec<u8>>>)> {
+    pub fn evaluate(
+        &mut self,
+        prompts: &[Prompt],
+        first: Option<&Tensor>,
+        sampling: &Sampling,
+    ) -> Result<(Tally, Vec<Vec<Vec<u8>>>)> {
         tch::manual_seed(mix(self.seed, 104) as i64);
         let captions: Vec<String> = prompts.iter().map(Prompt::caption).collect();
         let (caption, mask) = self.text.encode(&captions)?;
@@ -196,9 +217,10 @@ impl TransformerTrainer {
         let shape = [prompts.len() as i64, tokens, self.config.in_channels];
         let noise = Tensor::randn(shape, (Kind::Float, Device::Cpu));
         let (model, rope, kind) = (&self.model, &self.rope, self.options.kind());
-        let latents = self
-            .optimizer
-            .with_average(|| sample(model, kind, &noise, None, (&caption, &mask), (&none, &none_mask), rope, sampling));
+        let given = first.map(|first| pack(&self.vae.encode(first)));
+        let (said, none) = ((&caption, &mask), (&none, &none_mask));
+        let latents =
+            self.optimizer.with_average(|| sample(model, kind, &noise, given.as_ref(), said, none, rope, sampling));
         let clips = to_frames(&self.vae.decode(&unpack(&latents, grid)));
         Ok((judge::tally_clips(prompts, &clips, SIZE), clips))
     }
@@ -232,7 +254,7 @@ impl TransformerTrainer {
     fn write(&self, dir: &Path) -> Result<()> {
         let mut weights = self.weights();
         let (mean, std) = self.vae.statistics();
-        weights.extend([("latents_mean".into(), mean), ("latents_std".into(), std)]);
+        weights.extend(STATISTICS.map(String::from).into_iter().zip([mean, std]));
         checkpoint::save(&dir.join(WEIGHTS), &weights)?;
         std::fs::write(dir.join("transformer.json"), serde_json::to_string_pretty(&self.config)?)?;
         Ok(())
@@ -298,8 +320,12 @@ pub fn train(options: &TransformerOptions, seed: u64, dir: &Path) -> Result<()> 
         if step.is_multiple_of(options.evaluate_every) {
             trainer.save(&saved)?;
             trainer.write(dir)?;
-            let (tally, clips) = trainer.evaluate(&held_out(72), &sampling)?;
+            let (tally, clips) = trainer.evaluate(&held_out(72), None, &sampling)?;
             report.log(step, &tally.shares())?;
+            let begun = ClipBatch::begun(mix(seed, 105), 72, options.jitter);
+            let prompts: Vec<Prompt> = begun.clips.iter().map(Clip::prompt).collect();
+            let (given, _) = trainer.evaluate(&prompts, Some(&begun.pixels.narrow(2, 0, 1)), &sampling)?;
+            report.log(step, &[("all, first frame given", given.share())])?;
             save_sheet(&sheet(&clips[..24]), SIZE as u32, 12, &dir.join("samples.png"))?;
         }
     }
@@ -311,6 +337,7 @@ pub fn train(options: &TransformerOptions, seed: u64, dir: &Path) -> Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ltx_video::export::{ExportOptions, export, import};
     use crate::ltx_video::text::train::tests::save_untrained;
     use crate::ltx_video::vae_train::tests::save_untrained_vae;
     use crate::optim::tests::same;
@@ -352,9 +379,31 @@ mod tests {
         }
         same(&straight.weights(), &resumed.weights());
         let sampling = Sampling { steps: 2, guidance_scale: 2.0, shift: 2.0 };
-        let (tally, clips) = straight.evaluate(&held_out(2), &sampling).expect("clips");
+        let (tally, clips) = straight.evaluate(&held_out(2), None, &sampling).expect("clips");
         assert_eq!((tally.pictures, clips.len(), clips[0].len()), (2, 2, 17));
-        assert!(clips == resumed.evaluate(&held_out(2), &sampling).expect("clips").1, "the same drawings");
+        assert!(clips == resumed.evaluate(&held_out(2), None, &sampling).expect("clips").1, "the same drawings");
+    }
+
+    #[test]
+    fn an_exported_folder_is_taken_up_again() {
+        let _generator = crate::generator();
+        let (run, folder) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        save_untrained(run.path());
+        save_untrained_vae(run.path());
+        let mut first = TransformerTrainer::new(&options(), 3, run.path()).expect("a model");
+        first.train_step(1e-3).expect("a step");
+        first.write(run.path()).expect("written");
+        let settings = ExportOptions { guidance_scale: 2.0, steps: 4, scheduler_shift: 2.0 };
+        export(&settings, run.path(), folder.path(), 3).expect("exported");
+        let next = run.path().join("next");
+        import(folder.path(), &next).expect("taken up");
+        let second = TransformerTrainer::new(&options(), 3, &next).expect("a model");
+        assert_eq!(second.config, first.config);
+        assert_eq!(second.vae.statistics(), first.vae.statistics());
+        let rounded = |state: State| state.into_iter().map(|(name, x)| (name, x.to_kind(Kind::BFloat16))).collect();
+        let [first, second]: [State; 2] = [first.weights(), second.weights()].map(rounded);
+        same(&first, &second);
+        assert!(import(folder.path(), &next).is_err(), "a run is never overwritten");
     }
 
     #[test]
