@@ -21,7 +21,7 @@ use sango_shapes::split::is_held_out;
 use sango_shapes::{Clip, Prompt, rng};
 
 /// Clips that go through unless `SANGO_CLIPS` says otherwise, and the share that arrives right.
-const CLIPS: usize = 8;
+const CLIPS: usize = 24;
 const SHARE: f64 = 0.75;
 /// How the clips are rendered.
 const FRAMES: usize = 17;

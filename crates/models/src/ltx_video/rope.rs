@@ -87,18 +87,29 @@ impl LTXVideoRotaryPosEmbed {
     }
 }
 
-/// `torch.linspace(0, 1, steps)` in single precision: counted from both ends.
+/// `torch.linspace(0, 1, steps)` in single precision, to the bit: counted from both ends, each rounded once. The least
+/// difference would be a thousandth of a radian in the fastest angle.
 fn linspace(steps: usize) -> Vec<f32> {
     if steps == 1 {
         return vec![0.0];
     }
     let step = 1.0 / (steps.max(2) - 1) as f32;
-    (0..steps).map(|i| if i < steps / 2 { step * i as f32 } else { 1.0 - step * (steps - 1 - i) as f32 }).collect()
+    (0..steps)
+        .map(|i| if i < steps / 2 { step * i as f32 } else { (-step).mul_add((steps - 1 - i) as f32, 1.0) })
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exponents_are_those_of_torch() {
+        // `torch.linspace(0, 1, 42)[[32, 34]].view(torch.int32)`; rounding twice gives others.
+        let exponents = linspace(42);
+        assert_eq!([exponents[32].to_bits(), exponents[34].to_bits()], [0x3f47_ce0d, 0x3f54_4aed]);
+        assert_eq!((exponents[0], exponents[41]), (0.0, 1.0));
+    }
 
     #[test]
     fn positions_turn_pairs_by_axis() {
