@@ -6,8 +6,23 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::export::ExportOptions;
-use crate::card::stage_rows;
+use crate::card::{stage_row, stage_rows};
 use crate::files::read_json;
+
+/// In a run that took up an exported folder: the rows of that folder's card which say how it was made.
+const BEFORE: &str = "before.md";
+
+/// Keeps from the card of the folder `model`, if it has one, how it was made, for the card of the run in `dir`.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn keep_history(model: &Path, dir: &Path) -> Result<()> {
+    let card = std::fs::read_to_string(model.join("README.md")).unwrap_or_default();
+    let made = card.split_once(MADE).map_or("", |(_, made)| made);
+    let rows = made.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| stage |"));
+    std::fs::write(dir.join(BEFORE), rows.map(|row| format!("{row}\n")).collect::<String>())?;
+    Ok(())
+}
 
 /// The text of `README.md` for the run in `dir`.
 ///
@@ -39,14 +54,25 @@ pub fn write(dir: &Path, options: &ExportOptions, seed: u64) -> Result<String> {
         }
         text.push('\n');
     }
-    text.push_str(&format!("\n## How it was made\n\nSeed {seed}.\n\n"));
+    text.push_str(&format!("\n{MADE}\n\nSeed {seed}.\n\n"));
     text.push_str("| stage | options | steps | time |\n|---|---|---|---|\n");
+    let before = std::fs::read_to_string(dir.join(BEFORE)).ok();
     let mut stages = vec!["vae", "decoder", "text", "transformer"];
-    stages.retain(|stage| *stage != "decoder" || dir.join("decoder.jsonl").exists());
-    text.push_str(&stage_rows(dir, &stages)?);
+    stages.retain(|stage| (*stage != "decoder" && before.is_none()) || dir.join(format!("{stage}.jsonl")).exists());
+    match before {
+        None => text.push_str(&stage_rows(dir, &stages)?),
+        Some(before) => {
+            text.push_str(&before);
+            for stage in stages {
+                text.push_str(&stage_row(dir, stage, &format!("{stage}, further"), "")?);
+            }
+        }
+    }
     text.push_str(TAIL);
     Ok(text)
 }
+
+const MADE: &str = "## How it was made";
 
 const HEAD: &str = "---
 license: apache-2.0
@@ -72,14 +98,15 @@ pipe(\"a small green star moves left over a white background\", width=64, height
 
 It knows circle, square, triangle, star, cross and ring; red, green, blue, yellow, purple and cyan; small and large; white,
 black, gray and blue backgrounds; and what moves left, right, up or down, spins, grows or shrinks. Any other word is spelled
-in letters that mean nothing to it. One training step in seven had the first frame given, so `LTXImageToVideoPipeline` works
-with pictures of this world.
+in letters that mean nothing to it. In a part of the training steps the first frame was given, so `LTXImageToVideoPipeline`
+works with pictures of this world.
 
 ";
 
 const TAIL: &str = "
 VAE, text encoder and transformer are trained in this order by `sango-train ltx-video vae|text|transformer`, the decoder goes
 on alone beside the transformer (`decoder`), and `sango-train ltx-video all` does it all. Options are those of a stage's last
-start; where a stage was stopped and started again with others, `docs/training.md` says so. One combination of shape, colour,
+start; where a stage was stopped and started again with others, `docs/training.md` says so. What went on \"further\" took up
+the folder that the rows above had made (`import`). One combination of shape, colour,
 size and background in five is never trained on: those are the held-out prompts.
 ";

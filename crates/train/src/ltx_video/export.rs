@@ -104,6 +104,7 @@ pub fn import(model: &Path, dir: &Path) -> Result<()> {
     write_json(&dir.join("transformer.json"), &serde_json::to_value(config)?)?;
     checkpoint::save_weights(&dir.join(WEIGHTS), &trained)?;
     checkpoint::save_weights(&dir.join("text_encoder.safetensors"), &floats("text_encoder/model.safetensors")?)?;
+    card::keep_history(model, dir)?;
     checkpoint::save_weights(&begun, &vae)
 }
 
