@@ -46,7 +46,7 @@ test("every control has a name, and the model's own settings are what an empty f
   const { models } = await sango.api("v1/models");
   const model = models.find(({ tasks, default: first }) => tasks.includes("video") && first);
   assert.equal(await page.locator("#film-frames").getAttribute("placeholder"), String(model.video.frames));
-  assert.match(await page.locator("#film-summary").innerText(), new RegExp(`${model.video.frames} frames`));
+  assert.match(await page.locator("#film-summary").innerText(), new RegExp(`${model.video.frames}\\sframes`));
 });
 
 test("without words nothing is sent", async () => {
@@ -141,6 +141,18 @@ test("a video can be stopped", async () => {
   await make();
   await page.locator("#film-cancel").click();
   await page.locator('#cinema[data-state="cancelled"]').waitFor();
+});
+
+test("on a desktop and on a phone, nothing sticks out of the form", async () => {
+  const before = page.viewportSize();
+  for (const viewport of [{ width: 1280, height: 900 }, { width: 390, height: 844 }]) {
+    await page.setViewportSize(viewport);
+    const over = await page.evaluate(() =>
+      [document.documentElement, document.querySelector("#director")].map((box) => box.scrollWidth - box.clientWidth),
+    );
+    assert.deepEqual(over, [0, 0], `${viewport.width} pixels wide`);
+  }
+  await page.setViewportSize(before);
 });
 
 test("the page had nothing to complain about", () => assert.deepEqual(studio.complaints, []));

@@ -10,7 +10,10 @@ config :web, SangoWeb.Endpoint,
   secret_key_base: String.duplicate("only-in-the-test", 4),
   server: true
 
-config :web, max_body_bytes: 1_048_576, max_media_bytes: 3_000_000, allowed_origins: ["https://studio.example"]
+config :web,
+  max_body_bytes: 1_048_576,
+  max_media_bytes: 3_000_000,
+  allowed_origins: ["https://studio.example"]
 
 config :logger, level: :warning
 config :phoenix, :plug_init_mode, :runtime

@@ -7,7 +7,7 @@ import { QUESTIONS, SAMPLES, type Sample } from "../samples";
 import type { Chosen, State } from "../store";
 import { size } from "../words";
 import { byId, make, setText } from "./dom";
-import { addChips, offerModels, submitOnEnter } from "./form";
+import { addChips, offerModels, submitOnEnter, summarize } from "./form";
 
 /** What the form does with what was chosen and typed. */
 export interface AskerActions {
@@ -221,7 +221,7 @@ export class Asker {
     setText(byId("temperature-value", HTMLOutputElement), temperature === 0 ? "0, the likeliest" : temperature.toFixed(1));
     const frames = this.#frames.value || this.#frames.placeholder;
     const parts = [frames === "" ? "" : `up to ${frames} frames`, temperature > 0 ? `temperature ${temperature}` : ""];
-    setText(byId("answer-summary", HTMLElement), parts.filter((part) => part !== "").join(" · "));
+    summarize("answer-summary", parts);
   }
 
   #listenForFiles(area: HTMLElement): void {

@@ -5,7 +5,7 @@ import type { ImageOptions, JobRequest, Model } from "../protocol/types";
 import { idempotencyKey, randomSeed, requestOf } from "../request";
 import type { State } from "../store";
 import { byId, setText } from "./dom";
-import { addChips, isSeed, offerModels, submitOnEnter, wrongNumber } from "./form";
+import { addChips, isSeed, offerModels, submitOnEnter, summarize, wrongNumber } from "./form";
 import { Starter } from "./starter";
 
 /** What the form does with what was typed. */
@@ -145,6 +145,6 @@ export class Composer {
     const seed = this.#seed.value.trim();
     const parts = [`${steps} steps`, seed === "" ? "a new seed" : `seed ${seed}`];
     if (this.#models.length > 1) parts.unshift(this.#model.value);
-    setText(byId("options-summary", HTMLElement), parts.join(" · "));
+    summarize("options-summary", parts);
   }
 }

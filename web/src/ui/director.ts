@@ -6,7 +6,7 @@ import type { Model, VideoOptions, VideoRequest } from "../protocol/types";
 import { idempotencyKey, randomSeed } from "../request";
 import type { State } from "../store";
 import { byId, setText } from "./dom";
-import { addChips, isSeed, listenForPictures, offerModels, submitOnEnter, wrongNumber } from "./form";
+import { addChips, isSeed, listenForPictures, offerModels, submitOnEnter, summarize, wrongNumber } from "./form";
 
 /** What the form does with what was typed. */
 export interface DirectorActions {
@@ -195,7 +195,7 @@ export class Director {
       value(this.#steps) === "" ? "" : `${value(this.#steps)} steps`,
       seed === "" ? "a new seed" : `seed ${seed}`,
     ];
-    setText(byId("film-summary", HTMLElement), parts.filter((part) => part !== "").join(" · "));
+    summarize("film-summary", parts);
     const strength = Math.round(Number(this.#strength.value) * 100);
     setText(byId("film-strength-value", HTMLOutputElement), `${strength} %`);
   }

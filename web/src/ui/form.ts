@@ -1,7 +1,7 @@
 /** What the forms of the page have in common. */
 
 import type { Model } from "../protocol/types";
-import { byId, make } from "./dom";
+import { byId, make, setText } from "./dom";
 
 /** Enter sends, Shift and Enter begin a new line. */
 export function submitOnEnter(field: HTMLTextAreaElement, submit: () => void): void {
@@ -32,6 +32,12 @@ export function offerModels(select: HTMLSelectElement, models: readonly Model[])
   const chosen = select.value || (models.find((model) => model.default)?.name ?? "");
   select.replaceChildren(...models.map((model) => new Option(model.name, model.name)));
   if (models.some((model) => model.name === chosen)) select.value = chosen;
+}
+
+/** Says in short what a closed fold holds; its line breaks between two settings, and not within one. */
+export function summarize(id: string, settings: readonly string[]): void {
+  const whole = settings.filter((setting) => setting !== "").map((setting) => setting.replaceAll(" ", "\u00a0"));
+  setText(byId(id, HTMLElement), whole.join("\u00a0· "));
 }
 
 /** Whether this is what a seed can be, or nothing. */

@@ -122,7 +122,8 @@ defmodule SangoWeb.Upload do
         {:too_large, conn}
 
       {:full, conn} ->
-        {:error, Errors.new("storage_full", "no room left for the uploaded file: free some disk space"), close(conn)}
+        error = Errors.new("storage_full", "no room left for the uploaded file: free some disk space")
+        {:error, error, close(conn)}
     end
   end
 

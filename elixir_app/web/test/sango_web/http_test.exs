@@ -115,7 +115,8 @@ defmodule SangoWeb.HTTPTest do
   test "a pipeline hands out what each stage made" do
     clip = File.read!(Path.expand("../../../../web/public/clips/green-star.mp4", __DIR__))
     video = %{steps: 2, frames: 9}
-    job = Jason.encode!(%{kind: "pipeline", options: %{seed: System.unique_integer([:positive]), video: video}})
+    options = %{seed: System.unique_integer([:positive]), video: video}
+    job = Jason.encode!(%{kind: "pipeline", options: options})
     answer = post_form([{"job", job}, {"media", clip}])
     assert answer.status == 202
     %{"id" => id} = json(answer)
@@ -129,7 +130,11 @@ defmodule SangoWeb.HTTPTest do
 
     part = get(result["url"], [{"range", "bytes=4-7"}])
     assert {part.status, part.body, part.headers["content-type"]} == {206, "ftyp", "video/mp4"}
-    for wrong <- ["pipeline", "x", ""], do: assert(code(get("#{result["url"]}?stage=#{wrong}")) == "not_found")
+
+    for wrong <- ["pipeline", "x", ""] do
+      assert code(get("#{result["url"]}?stage=#{wrong}")) == "not_found"
+    end
+
     assert code(get("#{result["url"]}?stage[]=image")) == "not_found"
   end
 
@@ -149,7 +154,8 @@ defmodule SangoWeb.HTTPTest do
     assert part.headers["content-security-policy"] =~ "sandbox"
     for n <- ["2", "x", "-1"], do: assert(code(get("/v1/jobs/#{id}/media/#{n}")) == "not_found")
 
-    again = %{kind: "understand", question: "And now?", media: %{sha256: video["sha256"]}, options: %{max_tokens: 4}}
+    media = %{sha256: video["sha256"]}
+    again = %{kind: "understand", question: "And now?", media: media, options: %{max_tokens: 4}}
     assert json(post(again))["request"]["media"] == [video]
 
     for {parts, code} <- [
@@ -363,10 +369,11 @@ defmodule SangoWeb.HTTPTest do
 
   test "openapi names what is there" do
     openapi = json(get("/openapi.json"))
-    assert map_size(openapi["paths"]) == 9
+    assert map_size(openapi["paths"]) == 10
 
-    for {path, methods} <- openapi["paths"], method <- Map.keys(methods), method != "parameters" do
-      path = String.replace(path, "{id}", "0199b2c4-5c1e-7f3a-9a55-0c8f7f1d2e3b")
+    for {template, methods} <- openapi["paths"], method <- Map.keys(methods), method != "parameters" do
+      path = String.replace(template, "{id}", "0199b2c4-5c1e-7f3a-9a55-0c8f7f1d2e3b")
+      path = String.replace(path, "{index}", "0")
       answer = request(String.upcase(method), path)
       if answer.status >= 400, do: assert(code(answer) not in ["not_found", "method_not_allowed"])
     end
