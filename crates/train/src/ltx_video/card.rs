@@ -107,6 +107,6 @@ const TAIL: &str = "
 VAE, text encoder and transformer are trained in this order by `sango-train ltx-video vae|text|transformer`, the decoder goes
 on alone beside the transformer (`decoder`), and `sango-train ltx-video all` does it all. Options are those of a stage's last
 start; where a stage was stopped and started again with others, `docs/training.md` says so. What went on \"further\" took up
-the folder that the rows above had made (`import`). One combination of shape, colour,
-size and background in five is never trained on: those are the held-out prompts.
+the folder that the rows above it had made (`import`). One combination of shape, colour, size and background in five is never
+trained on: those are the held-out prompts.
 ";
