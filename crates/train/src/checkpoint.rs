@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use safetensors::tensor::{Dtype, TensorView};
+use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
 /// Names and tensors.
@@ -39,6 +40,20 @@ pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 /// When the checkpoint lacks it.
 pub fn get<'a>(state: &'a BTreeMap<String, Tensor>, name: &str) -> Result<&'a Tensor> {
     state.get(name).with_context(|| format!("the checkpoint lacks {name:?}: was it written by this stage?"))
+}
+
+/// Puts weights into all variables of `vs`, as `kind`.
+///
+/// # Errors
+/// When one is missing or of another shape.
+pub fn fill(vs: &VarStore, weights: &BTreeMap<String, Tensor>, kind: Kind) -> Result<()> {
+    for (name, mut variable) in vs.variables() {
+        let weight = get(weights, &name)?;
+        let (found, wanted) = (weight.size(), variable.size());
+        ensure!(found == wanted, "{name} is {found:?} in the checkpoint, {wanted:?} by the config");
+        variable.set_data(&weight.to_kind(kind));
+    }
+    Ok(())
 }
 
 /// Writes weights as `transformers` and `diffusers` do: f32 or bf16, sorted, with the format in the metadata.

@@ -6,9 +6,11 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::export::ExportOptions;
-use crate::card::{stage_row, stage_rows};
+use crate::card::stage_row;
 use crate::files::read_json;
 
+/// Over the part of a card that says how the model was made.
+const MADE: &str = "## How it was made";
 /// In a run that took up an exported folder: the rows of that folder's card which say how it was made.
 const BEFORE: &str = "before.md";
 
@@ -56,23 +58,21 @@ pub fn write(dir: &Path, options: &ExportOptions, seed: u64) -> Result<String> {
     }
     text.push_str(&format!("\n{MADE}\n\nSeed {seed}.\n\n"));
     text.push_str("| stage | options | steps | time |\n|---|---|---|---|\n");
-    let before = std::fs::read_to_string(dir.join(BEFORE)).ok();
-    let mut stages = vec!["vae", "decoder", "text", "transformer"];
-    stages.retain(|stage| (*stage != "decoder" && before.is_none()) || dir.join(format!("{stage}.jsonl")).exists());
-    match before {
-        None => text.push_str(&stage_rows(dir, &stages)?),
-        Some(before) => {
-            text.push_str(&before);
-            for stage in stages {
-                text.push_str(&stage_row(dir, stage, &format!("{stage}, further"), "")?);
-            }
+    // What a run took up came of stages of its own; of this run's, some may not have gone on.
+    let (before, further) = match std::fs::read_to_string(dir.join(BEFORE)) {
+        Ok(before) => (before, ", further"),
+        Err(_) => (String::new(), ""),
+    };
+    text.push_str(&before);
+    for stage in ["vae", "decoder", "text", "transformer"] {
+        let optional = stage == "decoder" || !further.is_empty();
+        if !optional || dir.join(format!("{stage}.jsonl")).exists() {
+            text.push_str(&stage_row(dir, stage, &format!("{stage}{further}"), "")?);
         }
     }
     text.push_str(TAIL);
     Ok(text)
 }
-
-const MADE: &str = "## How it was made";
 
 const HEAD: &str = "---
 license: apache-2.0

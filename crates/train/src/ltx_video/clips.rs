@@ -1,7 +1,7 @@
 //! Clips of the shapes world as tensors. What a step draws follows from the seed and the step's number alone.
 
 use rand::{Rng, RngExt};
-use sango_shapes::{Attributes, Clip, Motion, Scene, Shape, Size, object_coverage, render, rng};
+use sango_shapes::{Attributes, Clip, Motion, Prompt, Scene, Shape, Size, object_coverage, render, rng};
 use tch::{Kind, Tensor};
 
 use crate::data::mix;
@@ -42,6 +42,16 @@ impl ClipBatch {
             pixels: (pixels.to_kind(Kind::Float) / 127.5 - 1.0).contiguous(),
             coverage: Tensor::from_slice(&coverage).view([n, 1, t, side, side]),
         }
+    }
+
+    /// What the clips show.
+    pub fn prompts(&self) -> Vec<Prompt> {
+        self.clips.iter().map(Clip::prompt).collect()
+    }
+
+    /// Where the clips begin, `[B, 3, 1, SIZE, SIZE]`.
+    pub fn first_frames(&self) -> Tensor {
+        self.pixels.narrow(2, 0, 1)
     }
 
     /// Parts of `frames` frames of training clips for one step; half of them are settled (see [`settle`]).

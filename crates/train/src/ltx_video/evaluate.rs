@@ -68,9 +68,7 @@ impl Drawer {
         let transformer = LTXVideoTransformer3DModel::new(&vs.root(), &config);
         vs.freeze();
         let weights = checkpoint::load(&model.join("transformer").join(DIFFUSION))?;
-        for (name, mut variable) in vs.variables() {
-            variable.set_data(&checkpoint::get(&weights, &name)?.to_kind(kind));
-        }
+        checkpoint::fill(&vs, &weights, kind)?;
         let vae = checkpoint::load(&model.join("vae").join(DIFFUSION))?;
         let vae = Vae::load(read_json(&model.join("vae/config.json"))?, &vae, kind)?;
         let rope = rope(&config, &vae, kind);
@@ -173,8 +171,8 @@ pub fn evaluate(options: &EvaluateOptions, seed: u64, model: &Path, dir: &Path) 
     let clips = drawer.draw(&seen, None, &sampling, mix(seed, 113))?;
     say("trained combinations", &judge::tally_clips(&seen, &clips, SIZE), how.clone());
     let begun = ClipBatch::begun(mix(seed, 117), options.prompts, 0.2);
-    let prompts: Vec<Prompt> = begun.clips.iter().map(Clip::prompt).collect();
-    let clips = drawer.draw(&prompts, Some(&begun.pixels.narrow(2, 0, 1)), &sampling, mix(seed, 116))?;
+    let prompts = begun.prompts();
+    let clips = drawer.draw(&prompts, Some(&begun.first_frames()), &sampling, mix(seed, 116))?;
     say("held-out clips, first frame given", &judge::tally_clips(&prompts, &clips, SIZE), how);
     let shown = held_out(32);
     save_sheet(

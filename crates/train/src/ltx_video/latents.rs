@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use sango_shapes::{Clip, rng};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -40,17 +40,13 @@ impl Vae {
     /// A VAE with these weights; `latents_mean` and `latents_std` among them normalise its latents.
     ///
     /// # Errors
-    /// When one is missing.
+    /// When one is missing or of another shape.
     pub fn load(config: VaeConfig, weights: &BTreeMap<String, Tensor>, kind: Kind) -> Result<Self> {
         config.validate()?;
         let mut vs = VarStore::new(Device::Cpu);
         let model = AutoencoderKLLTXVideo::new(&vs.root(), &config);
         vs.freeze();
-        for (name, mut variable) in vs.variables() {
-            let weight = checkpoint::get(weights, &name)?;
-            ensure!(weight.size() == variable.size(), "{name} is {:?}, not {:?}", weight.size(), variable.size());
-            variable.set_data(&weight.to_kind(kind));
-        }
+        checkpoint::fill(&vs, weights, kind)?;
         let floats = (Kind::Float, Device::Cpu);
         let channels = config.latent_channels;
         let shape = [1, channels, 1, 1, 1];

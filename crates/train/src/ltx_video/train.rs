@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use clap::Args;
 use rand::RngExt;
-use sango_shapes::{Attributes, Clip, Motion, Prompt, rng, split};
+use sango_shapes::{Attributes, Motion, Prompt, rng, split};
 use serde::{Deserialize, Serialize};
 use tch::nn::VarStore;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 
 use super::clips::{ClipBatch, FPS, SIZE, to_frames};
 use super::latents::{LatentData, Vae, pack, unpack};
@@ -143,9 +143,7 @@ impl TransformerTrainer {
         let vs = VarStore::new(Device::Cpu);
         let model = LTXVideoTransformer3DModel::new(&vs.root(), &config);
         if let Some(begun) = &begun {
-            for (name, mut variable) in vs.variables() {
-                no_grad(|| variable.f_copy_(checkpoint::get(begun, &name)?).map_err(anyhow::Error::from))?;
-            }
+            checkpoint::fill(&vs, begun, Kind::Float)?;
         }
         let settings = AdamW { weight_decay: 0.01, ema: 0.999, beta2: 0.98, ..AdamW::default() };
         let optimizer = Optimizer::new(&vs, settings, options.kind())?;
@@ -323,8 +321,7 @@ pub fn train(options: &TransformerOptions, seed: u64, dir: &Path) -> Result<()> 
             let (tally, clips) = trainer.evaluate(&held_out(72), None, &sampling)?;
             report.log(step, &tally.shares())?;
             let begun = ClipBatch::begun(mix(seed, 105), 72, options.jitter);
-            let prompts: Vec<Prompt> = begun.clips.iter().map(Clip::prompt).collect();
-            let (given, _) = trainer.evaluate(&prompts, Some(&begun.pixels.narrow(2, 0, 1)), &sampling)?;
+            let (given, _) = trainer.evaluate(&begun.prompts(), Some(&begun.first_frames()), &sampling)?;
             report.log(step, &[("all, first frame given", given.share())])?;
             save_sheet(&sheet(&clips[..24]), SIZE as u32, 12, &dir.join("samples.png"))?;
         }

@@ -63,24 +63,10 @@ impl SmolVlm {
     pub fn load(dir: &Path, kind: Kind) -> Result<(VarStore, Self)> {
         let config = SmolVlmConfig::load(dir)?;
         let mut vs = VarStore::new(Device::Cpu);
-        let mut model = tch::no_grad(|| Self::new(&vs.root(), &config));
+        let model = tch::no_grad(|| Self::new(&vs.root(), &config));
         vs.freeze();
-        model.read(&vs, &read_folder(dir)?, kind).with_context(|| format!("loading {}", dir.display()))?;
+        checkpoint::fill(&vs, &read_folder(dir)?, kind).with_context(|| format!("loading {}", dir.display()))?;
         Ok((vs, model))
-    }
-
-    fn read(&mut self, vs: &VarStore, weights: &BTreeMap<String, Tensor>, kind: Kind) -> Result<()> {
-        for (name, mut variable) in vs.variables() {
-            let found = weights.get(&name).with_context(|| format!("the checkpoint lacks {name}"))?;
-            ensure!(
-                found.size() == variable.size(),
-                "{name} is {:?} in the checkpoint, {:?} by the config",
-                found.size(),
-                variable.size()
-            );
-            variable.set_data(&found.to_kind(kind));
-        }
-        Ok(())
     }
 
     /// Pictures `[N, C, H, W]` in −1..1 → features `[N, tokens, text]`; for the mask see [`VisionTransformer::forward`].

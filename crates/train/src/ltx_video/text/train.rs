@@ -192,10 +192,7 @@ impl TextEncoder {
         let tokenizer = T5Tokenizer::shapes()?;
         let vs = VarStore::new(Device::Cpu);
         let model = T5EncoderModel::new(&vs.root(), &T5Config::shapes(tokenizer.vocab_size()));
-        let weights = checkpoint::load(path)?;
-        for (name, mut variable) in vs.variables() {
-            tch::no_grad(|| variable.f_copy_(checkpoint::get(&weights, &name)?).map_err(anyhow::Error::from))?;
-        }
+        checkpoint::fill(&vs, &checkpoint::load(path)?, Kind::Float)?;
         Ok(Self { tokenizer, model, known: HashMap::new() })
     }
 
