@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sango_models::DType;
+use sango_models::ltx_video::vae::{AutoencoderKLLTXVideo, AutoencoderKLLTXVideoConfig};
 use sango_tensor::{Tensor, Weights};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -30,6 +32,15 @@ pub fn runs_of(case: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
 pub fn tensor(weights: &Weights, name: &str) -> Tensor {
     let shape = weights.shape(name).expect("the tensor is in the case");
     weights.get(name, &shape).expect("the tensor can be read")
+}
+
+/// The LTX-Video autoencoder of a folder, to compute in `dtype`.
+pub fn load_vae(folder: &Path, dtype: DType) -> AutoencoderKLLTXVideo {
+    let path = folder.join("config.json");
+    let config = serde_json::from_str(&std::fs::read_to_string(&path).expect("a configuration")).expect("JSON");
+    let config = AutoencoderKLLTXVideoConfig::from_value(&path, config).expect("a configuration that can be run");
+    let weights = Weights::open(folder, "diffusion_pytorch_model").expect("weights").with_dtype(dtype);
+    AutoencoderKLLTXVideo::load(&weights, config).expect("it loads")
 }
 
 /// max |Δ| / max |reference|.

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sango_models::DType;
-use sango_models::ltx_video::vae::{AutoencoderKLLTXVideo, AutoencoderKLLTXVideoConfig, DecodeOptions, Tiling};
-use sango_tensor::{Tensor, Weights};
+use sango_models::ltx_video::vae::{DecodeOptions, Tiling};
+use sango_tensor::Tensor;
+use sango_tests::load_vae;
 
 /// Names the work of a process of its own, which the test starts so that nothing else counts.
 const WORK: &str = "SANGO_VAE_MEMORY";
@@ -16,16 +17,6 @@ const WORK: &str = "SANGO_VAE_MEMORY";
 const VAE: &str = "SANGO_VAE_FOLDER";
 /// What a plan may be above what is counted: it must not refuse what would fit.
 const CAUTION: f64 = 1.6;
-
-fn vae(dtype: DType) -> AutoencoderKLLTXVideo {
-    let shipped = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/shapes/ltx_video/vae");
-    let folder = std::env::var_os(VAE).map_or_else(shipped, PathBuf::from);
-    let path = folder.join("config.json");
-    let config = serde_json::from_str(&std::fs::read_to_string(&path).expect("a configuration")).expect("JSON");
-    let config = AutoencoderKLLTXVideoConfig::from_value(&path, config).expect("a configuration that can be run");
-    let weights = Weights::open(&folder, "diffusion_pytorch_model").expect("weights").with_dtype(dtype);
-    AutoencoderKLLTXVideo::load(&weights, config).expect("it loads")
-}
 
 fn resident(field: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("the status of this process");
@@ -41,10 +32,12 @@ fn work() {
     let (half, dtype) = (words.next().expect("a half"), words.next().expect("a type"));
     let size: Vec<usize> = words.map(|word| word.parse().expect("a size")).collect();
     let &[frames, height, width, budget] = &size[..] else { panic!("{named}: four numbers are needed") };
-    let vae = vae(if dtype == "f32" { DType::F32 } else { DType::BF16 });
+    let shipped = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/shapes/ltx_video/vae");
+    let folder = std::env::var_os(VAE).map_or_else(shipped, PathBuf::from);
+    let vae = load_vae(&folder, if dtype == "f32" { DType::F32 } else { DType::BF16 });
     let budget = (budget as u64) << 20;
-    let carry_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
-    let run = |frames: usize, height: usize, width: usize, tiling: Tiling, carry_on: &mut _| {
+    let run = |frames: usize, height: usize, width: usize, tiling: Tiling| {
+        let carry_on = &mut |_: usize, _: usize| ControlFlow::Continue(());
         let filled = |channels: usize, [t, h, w]: [usize; 3]| {
             let values = (0..channels * t * h * w).map(|n| (n % 7) as f32 / 7.0 - 0.5).collect();
             Tensor::from_vec(values, &[1, channels, t, h, w]).expect("an input")
@@ -68,13 +61,13 @@ fn work() {
         resident("VmHWM:") - before
     };
     // Weights are read when they are first used.
-    run(vae.temporal_compression_ratio() + 1, 64, 64, Tiling::Never, carry_on);
+    run(vae.temporal_compression_ratio() + 1, 64, 64, Tiling::Never);
     let plan = match half {
         "encode" => vae.plan_encode(frames, height, width, budget),
         _ => vae.plan(frames, height, width, budget),
     };
     let plan = plan.expect("a plan");
-    let counted = run(frames, height, width, plan.tiling, carry_on);
+    let counted = run(frames, height, width, plan.tiling);
     println!("in {} tiles: {} {counted}", plan.tiles, plan.peak_bytes as f64 / f64::from(1 << 20));
 }
 

@@ -5,10 +5,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use sango_models::DType;
-use sango_models::ltx_video::vae::{
-    AutoencoderKLLTXVideo, AutoencoderKLLTXVideoConfig, DecodeOptions, InjectedNoise, TileParameters, Tiling,
-};
+use sango_models::ltx_video::vae::{AutoencoderKLLTXVideo, DecodeOptions, InjectedNoise, TileParameters, Tiling};
 use sango_tensor::{Tensor, Weights};
+use sango_tests::load_vae;
 use serde_json::Value;
 
 fn cases() -> Vec<PathBuf> {
@@ -27,13 +26,6 @@ fn cases() -> Vec<PathBuf> {
 
 fn json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).expect("a JSON file")).expect("JSON")
-}
-
-fn load(case: &Path, dtype: DType) -> AutoencoderKLLTXVideo {
-    let path = case.join("config.json");
-    let config = AutoencoderKLLTXVideoConfig::from_value(&path, json(&path)).expect("a configuration that can be run");
-    let weights = Weights::open(case, "diffusion_pytorch_model").expect("weights").with_dtype(dtype);
-    AutoencoderKLLTXVideo::load(&weights, config).expect("it loads")
 }
 
 fn tensor(tensors: &Weights, name: &str) -> Tensor {
@@ -110,7 +102,7 @@ fn f32_agrees_with_the_reference() {
     let mut worst = 0f64;
     for case in cases() {
         let (vae, tensors) =
-            (load(&case, DType::F32), Weights::open_file(case.join("runs.safetensors")).expect("runs"));
+            (load_vae(&case, DType::F32), Weights::open_file(case.join("runs.safetensors")).expect("runs"));
         for wanted in json(&case.join("runs.json")).as_array().expect("a list of runs") {
             let (output, expected) = run(&vae, wanted, &tensors);
             let (most, _) = apart(&output, &expected);
@@ -126,7 +118,7 @@ fn f32_agrees_with_the_reference() {
 fn bf16_stays_within_its_bar() {
     for case in cases() {
         let (vae, tensors) =
-            (load(&case, DType::BF16), Weights::open_file(case.join("runs.safetensors")).expect("runs"));
+            (load_vae(&case, DType::BF16), Weights::open_file(case.join("runs.safetensors")).expect("runs"));
         for wanted in json(&case.join("runs.json")).as_array().expect("a list of runs") {
             let (output, expected) = run(&vae, wanted, &tensors);
             let (_, apart) = apart(&output, &expected);
@@ -140,7 +132,7 @@ fn bf16_stays_within_its_bar() {
 #[test]
 fn breaking_off_ends_within_a_tile() {
     let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/cases/ltx-video-vae/tiles");
-    let vae = load(&case, DType::F32);
+    let vae = load_vae(&case, DType::F32);
     let latents = Tensor::zeros(&[1, 3, 7, 6, 5]).expect("zeros");
     let tiles = Tiling::Diffusers(TileParameters {
         use_framewise_decoding: true,
